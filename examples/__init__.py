@@ -1,0 +1,1 @@
+"""Demo crystals, example campaigns and fixed lists of materials."""

@@ -1,0 +1,1 @@
+"""How jobs chain: the funnel for a chunk of candidates."""

@@ -1,0 +1,1 @@
+"""Graphs, networks, data sets, training and checkpoints."""

@@ -1,0 +1,1 @@
+"""One jobflow Maker a stage, and the documents that it returns."""

@@ -1,0 +1,86 @@
+"""The dft stage: hand the machine-learned band over to a DFT-NEB."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ..transport.errors import CandidateError
+from .documents import BandDocument, HandoffDocument, StageDocument
+from .settings import HandoffStageSettings
+from .stage import StageMaker
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
+
+
+@dataclass
+class HandoffMaker(StageMaker):
+    """Inputs of a VASP NEB that starts from the band of the neb stage."""
+
+    name: str = "dft"
+    settings: HandoffStageSettings = field(default_factory=HandoffStageSettings)
+
+    stage: ClassVar[str] = "dft"
+    document: ClassVar[type[StageDocument]] = HandoffDocument
+    packages: ClassVar[tuple[str, ...]] = ("atomate2", "pymatgen", "ase")
+    category: ClassVar[str] = "cpu"
+    fan_out: ClassVar[bool] = True
+    # The answer is a folder; another campaign's folder is no answer to this one.
+    reusable: ClassVar[bool] = False
+
+    def needs(self) -> tuple[str, ...]:
+        """The band comes from the neb stage."""
+        return ("neb",)
+
+    def compute(
+        self, structure: Structure, prior: Mapping[str, StageDocument], checkpoint: Path | None
+    ) -> dict[str, Any]:
+        """Write the inputs and say where they are.
+
+        Raises
+        ------
+        CandidateError
+            There is no band to start from.
+        """
+        from ase.io import read
+
+        from ..transport.structures import structure_hash
+        from .vasp_handoff import HandoffSettings, write_handoff
+
+        band = prior.get("neb")
+        if not isinstance(band, BandDocument) or band.images_extxyz is None:
+            raise CandidateError("The hand-off needs the band of the neb stage; run neb first.")
+        images = read(io.StringIO(band.images_extxyz), index=":", format="extxyz")
+        name = f"{structure.composition.reduced_formula}-{structure_hash(structure)[:8]}"
+        settings = self.settings
+        result = write_handoff(
+            images,
+            Path(settings.folder) / name,
+            HandoffSettings(
+                functional=settings.functional,
+                vacancy_charge=settings.vacancy_charge,
+                ion=self.ion,
+                vtst=settings.vtst,
+            ),
+            metadata={
+                "formula": structure.composition.reduced_formula,
+                "barrier_machine_learned_eV": band.barrier_1d_eV,
+                "potential": band.potential,
+                "weights_sha256": band.weights_sha256,
+                "content_key_neb": band.content_key,
+            },
+        )
+        return {
+            "method": f"VASP NEB inputs ({settings.functional}) from a {band.potential} band",
+            "folder": str(result.folder.resolve()),
+            "files": sorted([*result.hashes, "handoff.json"]),
+            "functional": settings.functional,
+            "potcar": result.potcar,
+            "images_written": result.images + 2,
+            "barrier_machine_learned_eV": band.barrier_1d_eV,
+            "warnings": [*result.notes],
+        }

@@ -1,0 +1,166 @@
+"""What a stage returns for one candidate: documents whose every number names its unit, method and convergence."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from .quantities import Quantity
+
+
+class StageDocument(BaseModel):
+    """What every stage's document says.
+
+    ``None`` as a barrier means that no path was found in that many directions; it is never a missing convergence.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    default_quantity: ClassVar[Quantity] = Quantity.BARRIER_1D
+
+    stage: str
+    formula: str
+    ion: str
+    atoms: int = Field(description="Atoms in the structure as given.")
+    structure_hash: str
+    content_key: str = Field(description="SHA-256 of structure, ion, stage, settings and model weights.")
+    method: str = Field(description="How the numbers were made, in one line.")
+    settings: dict[str, Any]
+    versions: dict[str, str]
+    weights_sha256: str | None = Field(None, description="Hash of the model's weights, where a model speaks.")
+    seconds: float = Field(description="Wall time of the evaluation, in s.")
+    converged: bool = True
+    warnings: list[str] = Field(default_factory=list)
+
+    def quantity(self, quantity: Quantity) -> float | None:
+        """The value of one quantity; ``None`` where the document has none."""
+        return getattr(self, quantity.value, None)
+
+    def uncertainty(self, quantity: Quantity) -> float | None:
+        """One standard deviation of the quantity, in its unit, where the method knows it."""
+        return getattr(self, quantity.value.replace("_eV", "_sigma_eV"), None)
+
+    @classmethod
+    def quantities(cls) -> list[Quantity]:
+        """The quantities that this document carries, the default first."""
+        found = [q for q in Quantity if q.value in cls.model_fields]
+        return sorted(found, key=lambda q: q != cls.default_quantity)
+
+
+class BarrierDocument(StageDocument):
+    """A document with migration barriers in one, two and three directions."""
+
+    barrier_1d_eV: float | None
+    barrier_2d_eV: float | None
+    barrier_3d_eV: float | None
+    dimension: int = Field(ge=0, le=3, description="Number of independent directions in which the ion percolates.")
+
+
+class BondValenceDocument(BarrierDocument):
+    """Exact percolation of the bond-valence site energy. Barriers count from the percolating component's minimum."""
+
+    barrier_1d_from_global_minimum_eV: float | None
+    barrier_2d_from_global_minimum_eV: float | None
+    barrier_3d_from_global_minimum_eV: float | None
+    grid_shape: tuple[int, int, int]
+    spacing_A: float
+    oxidation_states: dict[str, list[float]] = Field(description="Charges in use for each element.")
+    oxidation_states_from: str = Field(description="How the charges were found.")
+    bottleneck_frac: list[float] | None = Field(None, description="Fractional position of the 1D bottleneck.")
+
+
+class HopRecord(BaseModel):
+    """One symmetry-unique hop."""
+
+    hop_id: str
+    distance_A: float
+    multiplicity: int = Field(description="Symmetry-equivalent hops in the unit cell.")
+    barrier_eV: float
+    barrier_sigma_eV: float | None = None
+
+
+class HopBarrierDocument(BarrierDocument):
+    """Barriers that the path network predicts for every unique hop, percolated over the hop graph."""
+
+    barrier_1d_sigma_eV: float | None = None
+    barrier_2d_sigma_eV: float | None = None
+    barrier_3d_sigma_eV: float | None = None
+    hops: list[HopRecord]
+    hop_cutoff_A: float
+
+
+class FreeVolume(BaseModel):
+    """Share of the cell's volume below an energy."""
+
+    threshold_eV: float
+    connected_fraction: float
+    disconnected_fraction: float
+
+
+class LandscapeDocument(BarrierDocument):
+    """Energy landscape of one mobile ion in the frozen crystal."""
+
+    minimal_percolation_energy_eV: float | None
+    connected_free_volume_fraction: float
+    disconnected_free_volume_fraction: float
+    free_volume_threshold_eV: float
+    free_volumes: list[FreeVolume]
+    potential: str
+    grid_shape: tuple[int, int, int]
+    spacing_A: float
+    atoms_in_scanned_cell: int
+    ions_scanned: int
+    evaluations: int
+    points_saved_by_symmetry: int
+    points_excluded: int
+    slice_eV: list[list[float | None]] | None = Field(
+        None, description="Energies above the minimum in the plane through it, rows along b, columns along a."
+    )
+    level_slice_eV: list[list[float | None]] | None = Field(None, description="The minimal energy level there.")
+
+
+class BandRecord(BaseModel):
+    """One converged or unconverged band."""
+
+    hop_id: str
+    distance_A: float
+    multiplicity: int
+    converged: bool
+    reason: str | None = Field(None, description="Why there is no barrier.")
+    message: str | None = None
+    barrier_forward_eV: float | None
+    barrier_reverse_eV: float | None
+    barrier_span_eV: float | None = Field(description="Highest minus lowest image.")
+    splined_forward_eV: float | None
+    splined_reverse_eV: float | None
+    splined_span_eV: float | None
+    energies_eV: list[float] = Field(description="Energies of the images above the first end point.")
+    lengths_A: list[float] = Field(description="Distance along the band.")
+    max_force_eV_per_A: float | None
+    intermediate_minimum: bool = Field(description="The band dips between two maxima: two hops in one.")
+    steps: int
+    evaluations: int
+    seconds: float
+    atoms: int
+
+
+class BandDocument(BarrierDocument):
+    """Climbing-image bands of the hops on the cheapest percolating path."""
+
+    potential: str
+    bands: list[BandRecord]
+    images_extxyz: str | None = Field(None, description="The band that limits the barrier, as extended XYZ.")
+
+
+class HandoffDocument(StageDocument):
+    """Inputs of a DFT-NEB, ready to be carried to a cluster."""
+
+    default_quantity: ClassVar[Quantity] = Quantity.IMAGES_WRITTEN
+
+    folder: str
+    files: list[str]
+    functional: str
+    potcar: str = Field(description="Whether POTCAR files or only their specification were written.")
+    images_written: int
+    barrier_machine_learned_eV: float | None

@@ -1,0 +1,88 @@
+"""The settings of every stage: what a campaign file may say, with defaults, units and limits.
+
+These models are the single source of the specification reference; a Maker holds one of them and nothing else.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class StageSettings(BaseModel):
+    """Settings of one stage; unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    max_atoms: int = Field(1000, gt=0, description="Structures with more atoms fail with `too_many_atoms`.")
+
+
+class BondValenceStageSettings(StageSettings):
+    """Settings of the bvse stage: the bond-valence site energy field and its exact percolation."""
+
+    spacing_A: float = Field(0.2, gt=0.03, le=1.0, description="Largest spacing of the energy grid, in Å.")
+    cutoff_A: float = Field(10.0, gt=2.0, le=20.0, description="Range of the pair terms, in Å.")
+    screening: float = Field(
+        0.74, gt=0, description="Screening factor f of the Coulomb repulsion, erfc(R / (f (r1 + r2)))."
+    )
+    oxidation_states: dict[str, float] | None = Field(
+        None, description="Oxidation state of each element, for instance `{Li: 1, P: 5, O: -2}`; guessed when absent."
+    )
+
+
+class HopBarrierStageSettings(StageSettings):
+    """Settings of the gnn stage: hops of the mobile ion and the network that predicts their barriers."""
+
+    min_length_A: float = Field(8.0, ge=4.0, description="Least perpendicular width of the hop's supercell, in Å.")
+    clearance_A: float = Field(
+        0.5, ge=0, description="Hops whose straight line comes closer to a framework atom are dropped, in Å."
+    )
+    max_hops: int = Field(200, gt=0, description="More symmetry-unique hops than this fail the candidate.")
+
+
+class ScanStageSettings(StageSettings):
+    """Settings of the pes stage: the energy landscape of a single ion in a frozen crystal."""
+
+    potential: str = Field(
+        "m3gnet-mp-2021.2.8-direct", description="Name of the potential; `hopflow models list` shows them."
+    )
+    spacing_A: float = Field(0.35, ge=0.1, le=0.8, description="Spacing of the scan's grid, in Å.")
+    max_evaluations: int = Field(
+        1500, gt=0, description="Coarsen the grid, to 0.8 Å at most, until no more energies than this are needed."
+    )
+    exclusion_radius_A: float = Field(
+        1.2, ge=0.5, le=2.0, description="Grid points closer to another atom are left out, in Å."
+    )
+    min_length_A: float = Field(5.5, ge=0.0, description="Least perpendicular width of the scanned cell, in Å.")
+    max_ions: int = Field(1, gt=0, description="Scan at most this many symmetry-unique mobile ions.")
+    free_volume_threshold_eV: float = Field(
+        0.5, gt=0, description="Energy above the minimum below which space counts as free, in eV."
+    )
+    max_atoms: int = Field(300, gt=0, description="Structures with more atoms fail with `too_many_atoms`.")
+
+
+class BandStageSettings(StageSettings):
+    """Settings of the neb stage: climbing-image nudged elastic bands of vacancy hops."""
+
+    potential: str = Field("mace-mp-0-small", description="Name of the potential; `hopflow models list` shows them.")
+    dtype: Literal["float32", "float64"] = Field("float64", description="Precision of the potential.")
+    images: int = Field(5, ge=1, le=25, description="Images between the end points.")
+    max_force_eV_per_A: float = Field(0.1, gt=0, description="Convergence limit of the band's forces, in eV/Å.")
+    max_steps: int = Field(200, gt=0, description="Steps after which a band counts as not converged.")
+    min_length_A: float = Field(8.0, ge=4.0, description="Least perpendicular width of the supercell, in Å.")
+    max_hops: int = Field(
+        1, gt=0, le=20, description="Bands for at most this many hops of the cheapest percolating path."
+    )
+    max_atoms: int = Field(300, gt=0, description="Structures with more atoms fail with `too_many_atoms`.")
+
+
+class HandoffStageSettings(StageSettings):
+    """Settings of the dft stage: inputs of a VASP NEB started from the machine-learned band."""
+
+    functional: Literal["pbe", "pbe+u", "pbesol"] = Field("pbe", description="Exchange-correlation functional.")
+    vtst: bool = Field(False, description="Write the INCAR keys that need a VTST build of VASP.")
+    vacancy_charge: Literal["neutral", "compensated"] = Field(
+        "neutral", description="Remove a neutral atom, or keep the ion's charge as a compensating background."
+    )
+    folder: str = Field("handoff", description="Folder, relative to the campaign's home, that receives the inputs.")

@@ -1,0 +1,1 @@
+"""Machine-learned potentials: registry, weights, checks, energies and forces."""

@@ -1,0 +1,1 @@
+"""The physics of ion transport: structures, bond valence, percolation, hops, landscapes, NEB."""

@@ -1,0 +1,168 @@
+"""Why a candidate got no answer or no pass: one reason code, one sentence each.
+
+Every error that a single candidate can cause derives from :class:`CandidateError`. A stage catches it for that
+candidate alone, so that bad input never costs a neighbour's result.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """Reason codes of the ledger; ``Reason.X.sentence`` tells a person what the code means."""
+
+    PASSED_GATE = "passed_gate"
+    ABOVE_MAXIMUM = "above_maximum"
+    BELOW_MINIMUM = "below_minimum"
+    OUTSIDE_TOP = "outside_top"
+    NO_PERCOLATION = "no_percolation"
+    AWAITING_BUDGET = "awaiting_budget"
+    NO_GATE = "no_gate"
+    VALUE_UNKNOWN = "value_unknown"
+    DUPLICATE = "duplicate"
+    CANCELLED = "cancelled"
+
+    NOT_FOUND = "not_found"
+    DEPRECATED = "deprecated"
+    INVALID_ID = "invalid_id"
+
+    UNREADABLE_STRUCTURE = "unreadable_structure"
+    EMPTY_STRUCTURE = "empty_structure"
+    NO_MOBILE_ION = "no_mobile_ion"
+    PARTIAL_OCCUPANCY = "partial_occupancy"
+    TOO_MANY_ATOMS = "too_many_atoms"
+    CLOSE_CONTACT = "close_contact"
+    OXIDATION_STATES_UNKNOWN = "oxidation_states_unknown"
+    MISSING_PARAMETERS = "missing_parameters"
+    UNSUPPORTED_ELEMENT = "unsupported_element"
+    NON_FINITE_ENERGY = "non_finite_energy"
+    NO_HOPS = "no_hops"
+    ENDPOINT_NOT_RELAXED = "endpoint_not_relaxed"
+    ENDPOINT_RAN_AWAY = "endpoint_ran_away"
+    NOT_CONVERGED = "not_converged"
+    UNPHYSICAL_BARRIER = "unphysical_barrier"
+    INCONSISTENT_BAND = "inconsistent_band"
+    WEIGHTS_MISSING = "weights_missing"
+    WEIGHTS_WRONG = "weights_wrong"
+    WORKER_DIED = "worker_died"
+    UNEXPECTED_ERROR = "unexpected_error"
+
+    @property
+    def sentence(self) -> str:
+        """The code in one sentence."""
+        return _SENTENCES[self]
+
+
+_SENTENCES: dict[Reason, str] = {
+    Reason.PASSED_GATE: "The value lies within the gate.",
+    Reason.ABOVE_MAXIMUM: "The value lies above the gate's maximum.",
+    Reason.BELOW_MINIMUM: "The value lies below the gate's minimum.",
+    Reason.OUTSIDE_TOP: "Better candidates filled the stage's budget.",
+    Reason.NO_PERCOLATION: "No path for the mobile ion crosses the crystal at any energy that was scanned.",
+    Reason.AWAITING_BUDGET: "The value is known; the budget is shared out once every candidate has reached this stage.",
+    Reason.NO_GATE: "The stage has no gate; every value passes.",
+    Reason.VALUE_UNKNOWN: "The property is not known for this material, and the gate lets unknown values through.",
+    Reason.DUPLICATE: "Another requested id or file is the same material; its row has the results.",
+    Reason.CANCELLED: "The campaign was cancelled before this stage was reached.",
+    Reason.NOT_FOUND: "The database knows no material of this id.",
+    Reason.DEPRECATED: "The database has withdrawn this material.",
+    Reason.INVALID_ID: "The text is not a Materials Project id; ids look like mp-1234.",
+    Reason.UNREADABLE_STRUCTURE: "The structure file cannot be read.",
+    Reason.EMPTY_STRUCTURE: "The structure holds no atoms.",
+    Reason.NO_MOBILE_ION: "The structure does not contain the campaign's mobile ion.",
+    Reason.PARTIAL_OCCUPANCY: "Some sites are partly occupied; order the structure first.",
+    Reason.TOO_MANY_ATOMS: "The structure has more atoms than this stage accepts.",
+    Reason.CLOSE_CONTACT: "Two atoms lie closer together than atoms can.",
+    Reason.OXIDATION_STATES_UNKNOWN: "No charge-balanced oxidation states could be assigned; give them explicitly.",
+    Reason.MISSING_PARAMETERS: "The bond-valence table has no parameters for a pair of ions in this crystal.",
+    Reason.UNSUPPORTED_ELEMENT: "The potential or network was not trained on an element of this crystal.",
+    Reason.NON_FINITE_ENERGY: "The potential returned an energy or force that is not a finite number.",
+    Reason.NO_HOPS: "No hops of the mobile ion connect the crystal.",
+    Reason.ENDPOINT_NOT_RELAXED: "An endpoint of the hop did not reach the force limit.",
+    Reason.ENDPOINT_RAN_AWAY: "An endpoint relaxed into another site.",
+    Reason.NOT_CONVERGED: "The calculation ended before it converged, so it has no barrier.",
+    Reason.UNPHYSICAL_BARRIER: "The barrier lies outside the range that a potential can be trusted with.",
+    Reason.INCONSISTENT_BAND: "The images of the band do not describe one hop in one crystal.",
+    Reason.WEIGHTS_MISSING: "The potential's weights could not be had.",
+    Reason.WEIGHTS_WRONG: "The potential's weights do not reproduce the reference energy.",
+    Reason.WORKER_DIED: "The worker process died on this candidate.",
+    Reason.UNEXPECTED_ERROR: "The stage failed in a way that it does not know.",
+}
+
+
+class HopflowError(Exception):
+    """An error that a user can act on; its text is one sentence that says what to do."""
+
+
+class CandidateError(HopflowError):
+    """A candidate cannot be answered.
+
+    Parameters
+    ----------
+    message
+        One sentence in the user's words that says what is wrong and what to do.
+    reason
+        The reason code that the ledger keeps.
+    """
+
+    reason: Reason = Reason.UNEXPECTED_ERROR
+
+    def __init__(self, message: str, reason: Reason | None = None) -> None:
+        super().__init__(message)
+        if reason is not None:
+            self.reason = reason
+
+
+class StructureError(CandidateError):
+    """The structure itself cannot be used (unreadable, empty, disordered, atoms on top of each other)."""
+
+    reason = Reason.UNREADABLE_STRUCTURE
+
+
+class NoMobileIonError(StructureError):
+    """The structure does not contain the mobile ion."""
+
+    reason = Reason.NO_MOBILE_ION
+
+
+class OxidationStateError(CandidateError):
+    """No charge-balanced oxidation states could be assigned."""
+
+    reason = Reason.OXIDATION_STATES_UNKNOWN
+
+
+class MissingParametersError(CandidateError):
+    """The bond-valence table lacks a pair that the crystal needs."""
+
+    reason = Reason.MISSING_PARAMETERS
+
+
+class NonFiniteEnergyError(CandidateError):
+    """A potential returned NaN or infinity."""
+
+    reason = Reason.NON_FINITE_ENERGY
+
+
+class NoHopsError(CandidateError):
+    """No hop of the mobile ion connects the crystal."""
+
+    reason = Reason.NO_HOPS
+
+
+class NotConvergedError(CandidateError):
+    """A relaxation or a band did not converge."""
+
+    reason = Reason.NOT_CONVERGED
+
+
+class BandError(CandidateError):
+    """The images of a band differ in atoms, order or cell, or are too few for a band."""
+
+    reason = Reason.INCONSISTENT_BAND
+
+
+class WeightsError(HopflowError):
+    """The weights of a potential are missing or wrong. Not a candidate's fault: the whole stage cannot run."""
+
+    reason = Reason.WEIGHTS_MISSING

@@ -1,0 +1,449 @@
+"""Climbing-image nudged elastic band of one hop: end points relaxed first, all images evaluated together."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from ase import Atoms
+
+from .bands import (
+    band_forces,
+    climbing_image,
+    has_intermediate_minimum,
+    improve_by_pair_distances,
+    initial_band,
+    largest_force,
+    path_atoms,
+    path_lengths_A,
+    splined_extremes_eV,
+)
+from .checkpoints import content_key, load_checkpoint, save_checkpoint
+from .energies import Potential
+from .errors import CandidateError, NonFiniteEnergyError, NotConvergedError, Reason
+from .optimizers import LimitedMemoryBFGS
+from .paths import MigrationPath
+
+BandProgress = Callable[[str, int, float], None]
+"""Called after every step with phase (``endpoints``, ``band``, ``climb``), step, and largest force in eV/Angstrom."""
+
+
+@dataclass(frozen=True)
+class BandSettings:
+    """Settings of a nudged elastic band.
+
+    Attributes
+    ----------
+    images
+        Images between the end points.
+    spring_eV_per_A2
+        Spring constant; acts along the band only.
+    climb
+        Let the highest image climb to the saddle.
+    climb_below_eV_per_A
+        Largest force at which climbing starts.
+    max_force_eV_per_A
+        Converged when no atom of any image has a larger true force perpendicular to the band (climbing image: a larger
+        true force).
+    max_steps
+        Steps of the band, climbing included.
+    relax_endpoints
+        Relax the end points in the fixed cell first. Without, barriers are those of the path as it is given.
+    endpoint_max_force_eV_per_A, endpoint_max_steps
+        Limits of that relaxation.
+    interpolation
+        ``idpp`` improves the first band by the image dependent pair potential; ``path`` keeps the given path of the ion
+        and interpolates the framework linearly.
+    bow_A
+        Sideways displacement of the ion in the middle of the first band, off symmetry elements.
+    max_step_A
+        Longest displacement of an atom in a step.
+    run_away_A
+        An end point whose migrating ion relaxes farther than this, against the rest of the crystal, ran away.
+    max_barrier_eV
+        Larger barriers are not reported: no potential is to be trusted there.
+    min_length_A
+        Least width of the supercell; used by callers that build the path, not by :func:`run_band`.
+    """
+
+    images: int = 5
+    spring_eV_per_A2: float = 5.0
+    climb: bool = True
+    climb_below_eV_per_A: float = 0.5
+    max_force_eV_per_A: float = 0.1
+    max_steps: int = 200
+    relax_endpoints: bool = True
+    endpoint_max_force_eV_per_A: float = 0.05
+    endpoint_max_steps: int = 200
+    interpolation: Literal["idpp", "path"] = "idpp"
+    bow_A: float = 0.05
+    max_step_A: float = 0.2
+    run_away_A: float = 1.0
+    max_barrier_eV: float = 5.0
+    min_length_A: float = 8.0
+
+
+@dataclass(frozen=True)
+class BandResult:
+    """What a nudged elastic band gave. Barriers are None unless the band converged to something sensible.
+
+    Attributes
+    ----------
+    barrier_forward_eV, barrier_reverse_eV
+        Highest image less first and less last end point.
+    barrier_span_eV
+        Highest less lowest image.
+    splined_forward_eV, splined_reverse_eV, splined_span_eV
+        The same on the force-informed spline over the path length.
+    highest_image_eV
+        Highest image so far less first end point, converged or not; while a band descends, an upper bound of its
+        barrier. None before the band was evaluated.
+    converged
+        Forces within the limits, end points included.
+    reason, message
+        Why there are no barriers, as code and as sentence; None where there are.
+    energies_eV
+        Of the images, shape (len(images),); NaN where not evaluated.
+    path_lengths_A
+        Distance along the band at each image, over the coordinates of all atoms, shape (len(images),).
+    max_force_eV_per_A
+        Largest residual force of the last step.
+    climbing_image
+        Index of the climbing image among all images, or None.
+    intermediate_minimum
+        The band dips between two maxima: it is two hops in one.
+    images
+        Atoms of every image, the migrating ion last, positions continuous along the band; the end points alone where
+        the band was not begun.
+    forces_eV_per_A
+        True forces on every image, shape (len(images), atoms, 3).
+    steps, endpoint_steps
+        Steps of band and of end points.
+    evaluations
+        Energy-and-force evaluations of single images, of killed and resumed runs together.
+    seconds
+        Wall time, of killed and resumed runs together.
+    path_id
+        Name of the path.
+    """
+
+    barrier_forward_eV: float | None
+    barrier_reverse_eV: float | None
+    barrier_span_eV: float | None
+    splined_forward_eV: float | None
+    splined_reverse_eV: float | None
+    splined_span_eV: float | None
+    highest_image_eV: float | None
+    converged: bool
+    reason: Reason | None
+    message: str | None
+    energies_eV: np.ndarray
+    path_lengths_A: np.ndarray
+    max_force_eV_per_A: float
+    climbing_image: int | None
+    intermediate_minimum: bool
+    images: list[Atoms] = field(repr=False)
+    forces_eV_per_A: np.ndarray = field(repr=False)
+    steps: int
+    endpoint_steps: int
+    evaluations: int
+    seconds: float
+    path_id: str = ""
+
+    def to_extxyz(self, file: Path | str) -> None:
+        """Write all images with their energies and forces as one extended XYZ file."""
+        from ase.calculators.singlepoint import SinglePointCalculator
+        from ase.io import write
+
+        frames = []
+        for atoms, energy, forces in zip(self.images, self.energies_eV, self.forces_eV_per_A, strict=True):
+            frame = atoms.copy()
+            if np.isfinite(energy):
+                frame.calc = SinglePointCalculator(frame, energy=float(energy), forces=forces)
+            frame.info["path_id"] = self.path_id
+            frames.append(frame)
+        write(file, frames, format="extxyz")
+
+
+def run_band(
+    path: MigrationPath,
+    potential: Potential,
+    settings: BandSettings | None = None,
+    checkpoint: Path | None = None,
+    progress: BandProgress | None = None,
+) -> BandResult:
+    """Relax the end points of a path and find the barrier between them.
+
+    Climbing-image nudged elastic band with improved tangents (Henkelman & Jonsson, J. Chem. Phys. 113, 9978 (2000);
+    Henkelman, Uberuaga & Jonsson, ibid. 9901), optimised by limited-memory BFGS over the whole band.
+
+    Parameters
+    ----------
+    path
+        Supercell with one vacancy and the way of the migrating ion, see :func:`hopflow.transport.hops.hop_path`.
+    potential
+        Gives energies and forces of all moving images in one call.
+    settings
+        Defaults if None.
+    checkpoint
+        File that keeps the band after every step. A run with the same path, settings and potential goes on from it and
+        repeats no evaluation that it holds; a finished one is answered from it.
+    progress
+        Called after every step.
+
+    Returns
+    -------
+    BandResult
+        Bands that fail have ``converged=False``, no barriers, and a reason: ``ENDPOINT_NOT_RELAXED``,
+        ``ENDPOINT_RAN_AWAY``, ``NOT_CONVERGED``, ``UNPHYSICAL_BARRIER`` (there ``converged`` may be True) or
+        ``NON_FINITE_ENERGY``.
+    """
+    run = _BandRun(path, potential, settings or BandSettings(), checkpoint, progress)
+    try:
+        run.relax_endpoints()
+        run.relax_band()
+        run.check_barrier()
+    except (NotConvergedError, NonFiniteEnergyError) as error:
+        return run.result(error)
+    return run.result(None)
+
+
+class _BandRun:
+    """State of a running band; everything that the next step depends on goes into the checkpoint."""
+
+    def __init__(
+        self,
+        path: MigrationPath,
+        potential: Potential,
+        settings: BandSettings,
+        checkpoint: Path | None,
+        progress: BandProgress | None,
+    ) -> None:
+        self.path, self.potential, self.settings = path, potential, settings
+        self.checkpoint, self.progress = checkpoint, progress
+        self.began = time.perf_counter()
+        ends = [path_atoms(path, path.path_frac_coords[k]) for k in (0, -1)]
+        self.template = ends[0]
+        shape = (settings.images + 2, len(self.template), 3)
+        self.given = np.stack([atoms.positions for atoms in ends])
+        self.positions = np.full(shape, np.nan)
+        self.positions[[0, -1]] = self.given
+        self.energies = np.full(shape[0], np.nan)
+        self.forces = np.full(shape, np.nan)
+        self.phase = "endpoints"
+        self.counts = {"endpoint_steps": 0, "steps": 0, "evaluations": 0}
+        self.seconds = 0.0
+        self.climbing: int | None = None
+        self.residual = np.nan
+        self.optimizers = [self._optimizer(), self._optimizer()]
+        self.key = content_key(
+            lattice=np.asarray(path.lattice, dtype=float),
+            framework=np.asarray(path.framework_frac_coords, dtype=float),
+            ion_path=np.asarray(path.path_frac_coords, dtype=float),
+            species=[*path.framework_species, path.ion],
+            settings=asdict(settings),
+            potential=[potential.name, potential.weights_sha256, potential.method],
+        )
+        saved = load_checkpoint(checkpoint, self.key)
+        if saved is not None:
+            self._restore(saved)
+
+    def relax_endpoints(self) -> None:
+        """Bring both end points to rest, each step in one evaluation; raises NotConvergedError."""
+        if self.phase != "endpoints":
+            return
+        settings, ends = self.settings, [0, len(self.positions) - 1]
+        while True:
+            self._evaluate([k for k in ends if np.isnan(self.energies[k])])
+            largest = [largest_force(self.forces[k]) for k in ends]
+            self.residual = max(largest)
+            if self.progress:
+                self.progress("endpoints", self.counts["endpoint_steps"], self.residual)
+            restless = [e for e in range(2) if largest[e] > settings.endpoint_max_force_eV_per_A]
+            if not settings.relax_endpoints or not restless:
+                break
+            self._check_endpoints_at_home()
+            if self.counts["endpoint_steps"] >= settings.endpoint_max_steps:
+                raise NotConvergedError(
+                    f"An end point still has a force of {self.residual:.2f} eV/A after {settings.endpoint_max_steps} "
+                    "steps; allow more steps or check the structure.",
+                    Reason.ENDPOINT_NOT_RELAXED,
+                )
+            for e in restless:
+                k = ends[e]
+                self.positions[k] = self.optimizers[e].step(self.positions[k], self.forces[k])
+                self.energies[k] = np.nan
+            self.counts["endpoint_steps"] += 1
+        self._check_endpoints_at_home()
+        ion_path = self.path.path_frac_coords @ self.path.lattice
+        band = initial_band(self.positions[0], self.positions[-1], ion_path, settings.images, settings.bow_A)
+        if settings.interpolation == "idpp":
+            band = improve_by_pair_distances(band, self.path.lattice)
+        self.positions[1:-1] = band[1:-1]
+        self.phase = "band"
+        self.optimizers = [self._optimizer()]
+        self._save()
+
+    def _check_endpoints_at_home(self) -> None:
+        """Raise NotConvergedError where an end point has left its site, or both have become one."""
+        if not self.settings.relax_endpoints:
+            return
+        ions = []
+        for name, relaxed, given in zip(("first", "last"), self.positions[[0, -1]], self.given, strict=True):
+            moved = relaxed - given
+            moved -= moved[:-1].mean(axis=0) if len(moved) > 1 else 0.0
+            distance = float(np.linalg.norm(moved[-1]))
+            if distance > self.settings.run_away_A:
+                raise NotConvergedError(
+                    f"The ion of the {name} end point relaxed {distance:.2f} A away from its site; the site is no "
+                    "minimum of this potential.",
+                    Reason.ENDPOINT_RAN_AWAY,
+                )
+            ions.append(given[-1] + moved[-1])
+        hop = float(np.linalg.norm(self.given[1, -1] - self.given[0, -1]))
+        if np.linalg.norm(ions[1] - ions[0]) < 0.3 * hop:
+            raise NotConvergedError(
+                "Both end points relaxed into one minimum; the hop does not exist in this potential.",
+                Reason.ENDPOINT_RAN_AWAY,
+            )
+
+    def relax_band(self) -> None:
+        """Bring the band to rest, first without and then with a climbing image; raises NotConvergedError."""
+        if self.phase == "done":
+            return
+        settings = self.settings
+        inner = list(range(1, len(self.positions) - 1))
+        while True:
+            self._evaluate([k for k in inner if np.isnan(self.energies[k])])
+            climbing = climbing_image(self.energies) if self.phase == "climb" else None
+            moving = self._band_forces(climbing)
+            if self.phase == "band" and settings.climb and self.residual <= settings.climb_below_eV_per_A:
+                self.phase = "climb"
+                climbing = climbing_image(self.energies)
+                moving = self._band_forces(climbing)
+            if climbing != self.climbing:
+                # Another image climbs: what the steps so far say about curvature no longer holds.
+                self.optimizers[0].reset()
+                self.climbing = climbing
+            if self.progress:
+                self.progress(self.phase, self.counts["steps"], self.residual)
+            if self.residual <= settings.max_force_eV_per_A and (self.phase == "climb" or not settings.climb):
+                break
+            if self.counts["steps"] >= settings.max_steps:
+                raise NotConvergedError(
+                    f"The band still has a force of {self.residual:.2f} eV/A after {settings.max_steps} steps; allow "
+                    "more steps or look at its images.",
+                    Reason.NOT_CONVERGED,
+                )
+            self.positions[1:-1] = self.optimizers[0].step(self.positions[1:-1], moving)
+            self.energies[1:-1] = np.nan
+            self.counts["steps"] += 1
+        self.phase = "done"
+        self._save()
+
+    def _band_forces(self, climbing: int | None) -> np.ndarray:
+        """Forces that move the inner images; keeps the largest true force that must vanish."""
+        moving, residual = band_forces(
+            self.positions, self.energies, self.forces, self.settings.spring_eV_per_A2, climbing
+        )
+        self.residual = largest_force(residual)
+        return moving
+
+    def check_barrier(self) -> None:
+        """Raise NotConvergedError for a barrier that no potential is to be trusted with."""
+        barrier = float(self.energies.max() - min(self.energies[0], self.energies[-1]))
+        if barrier > self.settings.max_barrier_eV:
+            raise NotConvergedError(
+                f"The barrier of {barrier:.1f} eV lies above {self.settings.max_barrier_eV:g} eV; the path runs "
+                "through an atom or the potential fails here.",
+                Reason.UNPHYSICAL_BARRIER,
+            )
+
+    def _evaluate(self, which: list[int]) -> None:
+        """Energies and forces of images in one call; saves a checkpoint."""
+        if not which:
+            return
+        atoms = [self._atoms(k) for k in which]
+        energies, forces = self.potential.energies_and_forces(atoms)
+        stacked = np.stack([np.asarray(f, dtype=float) for f in forces])
+        if not (np.isfinite(energies).all() and np.isfinite(stacked).all()):
+            raise NonFiniteEnergyError(
+                f"{self.potential.name} returned an energy or force that is not a number; two atoms may be too close."
+            )
+        self.energies[which], self.forces[which] = energies, stacked
+        self.counts["evaluations"] += len(which)
+        self._save()
+
+    def _atoms(self, k: int) -> Atoms:
+        atoms = self.template.copy()
+        atoms.positions = self.positions[k]
+        return atoms
+
+    def _optimizer(self) -> LimitedMemoryBFGS:
+        return LimitedMemoryBFGS(max_step_A=self.settings.max_step_A)
+
+    def _elapsed(self) -> float:
+        return self.seconds + time.perf_counter() - self.began
+
+    def _save(self) -> None:
+        if self.checkpoint is None:
+            return
+        arrays: dict[str, Any] = {
+            "phase": np.array(self.phase),
+            "positions": self.positions,
+            "energies": self.energies,
+            "forces": self.forces,
+            "residual": np.array(self.residual),
+            "climbing": np.array(-1 if self.climbing is None else self.climbing),
+            "seconds": np.array(self._elapsed()),
+        }
+        arrays |= {name: np.array(count) for name, count in self.counts.items()}
+        for e, optimizer in enumerate(self.optimizers):
+            arrays |= optimizer.state(f"optimizer{e}_")
+        save_checkpoint(self.checkpoint, self.key, arrays)
+
+    def _restore(self, saved: dict[str, np.ndarray]) -> None:
+        self.phase = str(saved["phase"])
+        self.positions, self.energies, self.forces = saved["positions"], saved["energies"], saved["forces"]
+        self.residual = float(saved["residual"])
+        self.climbing = None if saved["climbing"] < 0 else int(saved["climbing"])
+        self.seconds = float(saved["seconds"])
+        self.counts = {name: int(saved[name]) for name in self.counts}
+        self.optimizers = [self._optimizer() for _ in range(2 if self.phase == "endpoints" else 1)]
+        for e, optimizer in enumerate(self.optimizers):
+            optimizer.restore(f"optimizer{e}_", saved)
+
+    def result(self, error: CandidateError | None) -> BandResult:
+        """The outcome so far; barriers only where there is no error."""
+        energies = self.energies
+        evaluated = bool(np.isfinite(energies).all())
+        barriers: list[float | None] = [None] * 6
+        if error is None:
+            high, low = splined_extremes_eV(self.positions, energies, self.forces)
+            first, last, top = energies[0], energies[-1], energies.max()
+            raw = (top - first, top - last, top - energies.min())
+            barriers = [float(x) for x in (*raw, high - first, high - last, high - low)]
+        known = np.isfinite(self.positions).all(axis=(1, 2))
+        return BandResult(
+            *barriers,
+            highest_image_eV=float(energies.max() - energies[0]) if evaluated else None,
+            converged=error is None or error.reason is Reason.UNPHYSICAL_BARRIER,
+            reason=None if error is None else error.reason,
+            message=None if error is None else str(error),
+            energies_eV=energies[known],
+            path_lengths_A=path_lengths_A(self.positions[known]),
+            max_force_eV_per_A=float(self.residual),
+            climbing_image=self.climbing,
+            intermediate_minimum=evaluated and has_intermediate_minimum(energies),
+            images=[self._atoms(k) for k in np.flatnonzero(known)],
+            forces_eV_per_A=self.forces[known],
+            steps=self.counts["steps"],
+            endpoint_steps=self.counts["endpoint_steps"],
+            evaluations=self.counts["evaluations"],
+            seconds=self._elapsed(),
+            path_id=self.path.path_id,
+        )

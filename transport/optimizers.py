@@ -1,0 +1,91 @@
+"""Limited-memory BFGS whose whole state can be saved, for endpoints and bands."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+class LimitedMemoryBFGS:
+    """Limited-memory BFGS without line search (Nocedal, Math. Comput. 35 (1980) 773), steps capped per atom.
+
+    Applied to all images of a band at once it is the GL-BFGS of Sheppard, Terrell & Henkelman (J. Chem. Phys. 128,
+    134106 (2008)), which needs several times fewer force evaluations than damped dynamics. Forces of a band are no
+    gradient, so steps that meet negative curvature are not learnt from, and a direction that goes against the forces
+    empties the memory.
+
+    Parameters
+    ----------
+    max_step_A
+        Longest displacement of any atom in one step, in Angstrom.
+    memory
+        How many steps are remembered.
+    stiffness_eV_per_A2
+        Curvature assumed before anything is known, in eV/Angstrom^2.
+    """
+
+    def __init__(self, max_step_A: float = 0.2, memory: int = 20, stiffness_eV_per_A2: float = 40.0) -> None:
+        self.max_step_A = max_step_A
+        self.memory = memory
+        self.stiffness = stiffness_eV_per_A2
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget every step."""
+        self._moves: list[np.ndarray] = []
+        self._changes: list[np.ndarray] = []
+        self._last: tuple[np.ndarray, np.ndarray] | None = None
+
+    def step(self, positions: np.ndarray, forces: np.ndarray) -> np.ndarray:
+        """New positions.
+
+        Parameters
+        ----------
+        positions, forces
+            In Angstrom and eV/Angstrom, shape (..., 3).
+        """
+        if self._last is not None:
+            move, change = positions - self._last[0], self._last[1] - forces
+            if np.vdot(move, change) > 1e-3 * np.linalg.norm(move) * np.linalg.norm(change):
+                self._moves.append(move)
+                self._changes.append(change)
+                del self._moves[: -self.memory], self._changes[: -self.memory]
+        direction = self._direction(forces)
+        if np.vdot(direction, forces) <= 0.05 * np.linalg.norm(direction) * np.linalg.norm(forces):
+            self._moves, self._changes = [], []
+            direction = forces / self.stiffness
+        longest = float(np.linalg.norm(direction, axis=-1).max())
+        if longest > self.max_step_A:
+            direction = direction * (self.max_step_A / longest)
+        self._last = positions.copy(), forces.copy()
+        return positions + direction
+
+    def _direction(self, forces: np.ndarray) -> np.ndarray:
+        """Two-loop recursion for (inverse Hessian) times forces."""
+        result = forces.copy()
+        weights = []
+        for move, change in zip(reversed(self._moves), reversed(self._changes), strict=True):
+            scale = 1.0 / np.vdot(move, change)
+            weight = scale * np.vdot(move, result)
+            weights.append((scale, weight))
+            result -= weight * change
+        result /= self.stiffness
+        for (scale, weight), move, change in zip(reversed(weights), self._moves, self._changes, strict=True):
+            result += move * (weight - scale * np.vdot(change, result))
+        return result
+
+    def state(self, prefix: str) -> dict[str, np.ndarray]:
+        """Everything that the next step depends on, as named arrays."""
+        arrays = {}
+        if self._moves:
+            arrays[f"{prefix}moves"] = np.stack(self._moves)
+            arrays[f"{prefix}changes"] = np.stack(self._changes)
+        if self._last is not None:
+            arrays[f"{prefix}last"] = np.stack(self._last)
+        return arrays
+
+    def restore(self, prefix: str, arrays: dict[str, np.ndarray]) -> None:
+        """Take over what :meth:`state` gave."""
+        self._moves = list(arrays.get(f"{prefix}moves", []))
+        self._changes = list(arrays.get(f"{prefix}changes", []))
+        last = arrays.get(f"{prefix}last")
+        self._last = None if last is None else (last[0], last[1])

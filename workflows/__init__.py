@@ -1,0 +1,1 @@
+"""Campaigns on FireWorks: spec, launch, run, resume, ledger, query, report, the command line."""

@@ -1,0 +1,223 @@
+"""The stages as commands on structure files: one answer a structure, in the order given."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from . import console
+
+if TYPE_CHECKING:
+    from ..makers.settings import StageSettings
+    from ..makers.stage import StageMaker
+
+Files = Annotated[
+    list[Path], typer.Argument(help="Structure files: CIF, POSCAR, JSON or JSON lines.", show_default=False)
+]
+Ion = Annotated[str, typer.Option(help="Element symbol of the mobile ion.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document a structure.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", help="Change a setting of the stage, for instance `--set spacing_A=0.3`.", metavar="KEY=VALUE"
+    ),
+]
+Oxidation = Annotated[
+    str | None, typer.Option(help="Oxidation states, for instance `Li=1,P=5,S=-2`.", metavar="EL=N,...")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the stage commands to the command line."""
+    for command in (bvse, gnn, scan, neb, dft):
+        app.command(rich_help_panel="Stages on structure files")(command)
+
+
+def bvse(
+    context: typer.Context,
+    files: Files,
+    ion: Ion = "Li",
+    as_json: AsJson = False,
+    oxidation_states: Oxidation = None,
+    settings: Settings = None,
+) -> None:
+    """Bond-valence barriers in one, two and three directions."""
+    chosen = list(settings or [])
+    if oxidation_states is not None:
+        chosen.append(f"oxidation_states={json.dumps(_oxidation_states(oxidation_states))}")
+    _run(context, "bvse", files, ion, as_json, chosen)
+
+
+def gnn(
+    context: typer.Context, files: Files, ion: Ion = "Li", as_json: AsJson = False, settings: Settings = None
+) -> None:
+    """Barriers of all unique hops from the path network, with uncertainty."""
+    _run(context, "gnn", files, ion, as_json, settings)
+
+
+def scan(
+    context: typer.Context, files: Files, ion: Ion = "Li", as_json: AsJson = False, settings: Settings = None
+) -> None:
+    """Energy landscape of a single ion: percolation energies and free volume."""
+    _run(context, "pes", files, ion, as_json, settings)
+
+
+def neb(
+    context: typer.Context,
+    files: Files,
+    ion: Ion = "Li",
+    as_json: AsJson = False,
+    settings: Settings = None,
+    band: Annotated[
+        Path | None, typer.Option(help="Write the limiting band of one structure here (extended XYZ).")
+    ] = None,
+) -> None:
+    """Climbing-image NEB of the hop that limits the cheapest path."""
+    if band is not None and len(files) > 1:
+        raise typer.BadParameter("--band takes the band of one structure; give one file.")
+    documents = _run(context, "neb", files, ion, as_json, settings, leave=False)
+    if band is not None and documents and documents[0].get("images_extxyz"):
+        band.write_text(documents[0]["images_extxyz"])
+    _leave(documents)
+
+
+def dft(
+    context: typer.Context,
+    files: Files,
+    ion: Ion = "Li",
+    as_json: AsJson = False,
+    settings: Settings = None,
+    folder: Annotated[Path, typer.Option(help="Folder that receives the inputs.")] = Path("handoff"),
+) -> None:
+    """Write the inputs of a VASP NEB; the band is made with the neb stage first."""
+    _run(context, "dft", files, ion, as_json, [*(settings or []), f"folder={json.dumps(str(folder.absolute()))}"])
+
+
+def _oxidation_states(text: str) -> dict[str, float]:
+    try:
+        return {element.strip(): float(state) for element, state in (pair.split("=") for pair in text.split(","))}
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r} is not a list like Li=1,P=5,S=-2.") from error
+
+
+def _settings(stage: str, changes: list[str] | None) -> StageSettings:
+    """Read ``KEY=VALUE`` pairs into a stage's settings; a wrong key or value is wrong use."""
+    import yaml
+    from pydantic import ValidationError
+
+    from .spec import Stages
+
+    model: Any = None
+    for option in Stages.model_fields[stage].annotation.__args__:  # type: ignore[union-attr]
+        if hasattr(option, "model_fields"):
+            model = option.model_fields["settings"].annotation
+    data = {}
+    for change in changes or []:
+        key, separator, value = change.partition("=")
+        if not separator:
+            raise typer.BadParameter(f"{change!r} is not of the form KEY=VALUE.")
+        if key not in model.model_fields:
+            raise typer.BadParameter(f"{stage} has no setting {key!r}; allowed: {', '.join(model.model_fields)}.")
+        data[key] = yaml.safe_load(value)
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        faults = "; ".join(
+            f"{'.'.join(map(str, f['loc']))}: {f['msg']} (given: {f['input']!r})" for f in error.errors()
+        )
+        raise typer.BadParameter(faults) from error
+
+
+def _run(
+    context: typer.Context,
+    stage: str,
+    files: list[Path],
+    ion: str,
+    as_json: bool,
+    changes: list[str] | None,
+    leave: bool = True,
+) -> list[dict[str, Any]]:
+    from .assembly import stage_maker
+    from .spec import check_ion
+
+    try:
+        check_ion(ion)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    maker = stage_maker(stage, ion, _settings(stage, changes))
+    checkpoints = context.obj.home / "checkpoints"
+    answers: list[dict[str, Any]] = []
+    for file in files:
+        for answer in _answers(maker, file, checkpoints, context.obj.debug):
+            answers.append(answer)
+            if as_json:
+                console.print_json(answer, indent=None)
+            else:
+                console.say(_sentence(answer))
+    if leave:
+        _leave(answers)
+    return answers
+
+
+def _leave(answers: list[dict[str, Any]]) -> None:
+    if any(answer["status"] == "failed" for answer in answers):
+        raise typer.Exit(1)
+
+
+def _answers(maker: StageMaker, file: Path, checkpoints: Path, debug: bool) -> Any:
+    """Answer for every structure of a file; whatever happens to one is its own answer."""
+    from ..transport.structures import read_structures
+
+    with console.quiet_stdout():
+        entries = read_structures(file)
+    for entry in entries:
+        answer: dict[str, Any] = {"file": str(file), "name": entry.name}
+        try:
+            if entry.error is not None:
+                raise entry.error
+            with console.quiet_stdout():
+                document = _evaluate(maker, entry.structure, checkpoints)
+            answer.update(status="ok", **document.model_dump(mode="json"))
+        except Exception as error:
+            if debug:
+                raise
+            answer.update(status="failed", error_class=type(error).__name__, message=str(error) or repr(error))
+            reason = getattr(error, "reason", None)
+            if reason is not None:
+                answer["reason"] = str(reason)
+        yield answer
+
+
+def _evaluate(maker: StageMaker, structure: Any, checkpoints: Path) -> Any:
+    from .assembly import stage_maker
+
+    prior = {}
+    for stage in maker.needs():
+        prior[stage] = stage_maker(stage, maker.ion).evaluate(structure, checkpoint_folder=checkpoints)
+    return maker.evaluate(structure, prior, checkpoint_folder=checkpoints)
+
+
+def _sentence(answer: dict[str, Any]) -> str:
+    """Say one answer in a line or two."""
+    label = answer["file"] if answer["name"] in answer["file"] else f"{answer['file']} {answer['name']}"
+    if answer["status"] == "failed":
+        return f"{label}: failed ({answer['error_class']}): {answer['message']}"
+    parts = []
+    for direction in (1, 2, 3):
+        if f"barrier_{direction}d_eV" in answer:
+            value = answer[f"barrier_{direction}d_eV"]
+            sigma = answer.get(f"barrier_{direction}d_sigma_eV")
+            text = "none" if value is None else f"{value:.3f} eV" + (f" ± {sigma:.3f}" if sigma is not None else "")
+            parts.append(f"{direction}D {text}")
+    if "minimal_percolation_energy_eV" in answer:
+        energy = answer["minimal_percolation_energy_eV"]
+        parts.append(f"MPE {'none' if energy is None else f'{energy:.3f} eV'}")
+        share = answer["connected_free_volume_fraction"]
+        parts.append(f"free volume below {answer['free_volume_threshold_eV']:.2g} eV: {share:.2%} connected")
+    if "folder" in answer and answer["stage"] == "dft":
+        parts.append(f"{answer['images_written']} images written to {answer['folder']} (POTCAR: {answer['potcar']})")
+    text = f"{label}: {answer['formula']}, {answer['ion']}: {', '.join(parts)} [{answer['seconds']:.1f} s]"
+    return "\n".join([text, *(f"  note: {warning}" for warning in answer["warnings"])])

@@ -1,0 +1,103 @@
+"""What works on this machine, what does not, and what to do about it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
+
+from ..transport.errors import HopflowError
+
+if TYPE_CHECKING:
+    from .console import Options
+
+
+@dataclass
+class Finding:
+    """One thing that was looked at: ``ok``, ``note`` (works with a limit) or ``broken``."""
+
+    subject: str
+    verdict: str
+    text: str
+
+
+def examine(options: Options) -> list[Finding]:
+    """Look at everything that a campaign needs."""
+    return [*_packages(), *_processors(), *_database(options), *_weights(), *_outside()]
+
+
+def _packages() -> Iterator[Finding]:
+    yield Finding("Python", "ok", sys.version.split()[0])
+    needed = ("pymatgen", "ase", "jobflow", "fireworks", "atomate2", "torch", "mace-torch", "matgl", "e3nn")
+    found, absent = [], []
+    for name in needed:
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            absent.append(name)
+    yield Finding("packages", "ok", ", ".join(found))
+    if absent:
+        yield Finding("packages", "broken", f"missing: {', '.join(absent)}; install hopflow with its dependencies.")
+
+
+def _processors() -> Iterator[Finding]:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    yield Finding("processors", "ok", f"{cores} cores; `hopflow run --workers {cores}` uses one process a core.")
+    import torch
+
+    if torch.cuda.is_available():
+        yield Finding("GPU", "ok", torch.cuda.get_device_name(0))
+    else:
+        yield Finding("GPU", "note", "none; the potentials run on the processor.")
+
+
+def _database(options: Options) -> Iterator[Finding]:
+    from .console import opened
+
+    try:
+        with opened(options, read_only=True) as database:
+            database.ping()
+            campaigns = database.campaigns.count_documents({})
+            yield Finding("database", "ok", f"{database.description}, {campaigns} campaigns.")
+            if database.kind == "embedded":
+                yield Finding(
+                    "database",
+                    "note",
+                    "the embedded database takes one launcher at a time and a few thousand candidates; "
+                    "give --launchpad FILE to use MongoDB.",
+                )
+    except HopflowError as error:
+        yield Finding("database", "broken", str(error))
+
+
+def _weights() -> Iterator[Finding]:
+    from ..potentials.registry import DEFAULT_NEB_POTENTIAL, DEFAULT_SCAN_POTENTIAL, get_entry
+    from ..potentials.weights import find_weights
+
+    for name in (DEFAULT_NEB_POTENTIAL, DEFAULT_SCAN_POTENTIAL):
+        place = find_weights(get_entry(name))
+        if place is None:
+            yield Finding("weights", "note", f"{name} is not here yet; `hopflow models fetch {name}` gets it.")
+        else:
+            yield Finding("weights", "ok", f"{name}: {place}")
+    from ..learning.prediction import checkpoint_info
+
+    yield Finding("path network", "ok", f"checkpoint {checkpoint_info()['sha256'][:12]}")
+
+
+def _outside() -> Iterator[Finding]:
+    if os.environ.get("MP_API_KEY"):
+        yield Finding("Materials Project", "ok", "MP_API_KEY is set.")
+    else:
+        yield Finding(
+            "Materials Project", "note", "MP_API_KEY is not set; campaigns need `structures` or `snapshot` until it is."
+        )
+    from pymatgen.core import SETTINGS
+
+    if SETTINGS.get("PMG_VASP_PSP_DIR"):
+        yield Finding("POTCAR", "ok", f"PMG_VASP_PSP_DIR is {SETTINGS['PMG_VASP_PSP_DIR']}")
+    else:
+        yield Finding("POTCAR", "note", "PMG_VASP_PSP_DIR is not set; hand-offs carry POTCAR.spec instead of POTCARs.")

@@ -1,0 +1,230 @@
+"""The launcher: takes jobs off the launchpad and runs them in a pool of compute processes.
+
+Only the launcher touches the database. FireWorks keeps the books as ever: a job is checked out, pinged while it runs,
+and completed or fizzled with its action, so that ``lpad`` shows the truth. Several launchers may share one MongoDB;
+the embedded database has one.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..flows.screening import JobProgress, diary_path
+from .campaign import advance
+from .ledger import Ledger
+from .liveness import launcher_name
+from .worker import work
+
+if TYPE_CHECKING:
+    from .database import Database
+
+PING_SECONDS = 60.0
+
+
+@dataclass
+class ComputeProcess:
+    """One process of the pool and the job that it has in hand."""
+
+    process: Any
+    connection: Connection
+    firework: Any = None
+    launch_id: int | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether it has a job in hand."""
+        return self.firework is not None
+
+
+@dataclass
+class Launcher:
+    """Runs campaigns until nothing is left to do.
+
+    Parameters
+    ----------
+    database
+        The open database, not read-only.
+    campaigns
+        Names of the campaigns.
+    workers
+        Compute processes.
+    categories
+        Only take jobs of these categories (``cpu``, ``gpu``, ``dft``); every category when empty.
+    on_change
+        Called after every change and about once a second, for the live table.
+    """
+
+    database: Database
+    campaigns: list[str]
+    workers: int = 2
+    categories: list[str] = field(default_factory=list)
+    on_change: Callable[[], None] | None = None
+    jobs_done: int = 0
+    jobs_failed: list[str] = field(default_factory=list)
+
+    def run(self) -> None:
+        """Work until every campaign is finished, then stop the compute processes."""
+        pool: list[ComputeProcess] = []
+        try:
+            self._work(pool)
+        finally:
+            for member in pool:
+                _stop(member)
+
+    def _work(self, pool: list[ComputeProcess]) -> None:
+        last_ping = time.monotonic()
+        while True:
+            started = self._hand_out(pool)
+            busy = [member for member in pool if member.busy]
+            if not busy and not started:
+                moved = [advance(self.database, name) for name in self.campaigns]
+                self._changed()
+                if any(step.workflows_added or step.budgets_shared for step in moved):
+                    continue
+                return
+            sources = [source for member in busy for source in (member.connection, member.process.sentinel)]
+            ready = set(wait(sources, timeout=1.0))
+            for member in busy:
+                if member.connection in ready:
+                    self._listen(member)
+                elif member.process.sentinel in ready:
+                    self._bury(member)
+                    pool.remove(member)
+            if time.monotonic() - last_ping > PING_SECONDS:
+                last_ping = time.monotonic()
+                for member in pool:
+                    if member.busy:
+                        self.database.launchpad.ping_launch(member.launch_id)
+            self._changed()
+
+    def _changed(self) -> None:
+        if self.on_change is not None:
+            self.on_change()
+
+    def _hand_out(self, pool: list[ComputeProcess]) -> bool:
+        """Give a job to every idle process; processes are only started when there is work."""
+        from fireworks import FWorker
+
+        fworker = FWorker(
+            name=launcher_name(),
+            category=self.categories or "",
+            query={"spec.campaign": {"$in": self.campaigns}},
+        )
+        handed = False
+        idle = [member for member in pool if not member.busy]
+        while idle or len(pool) < self.workers:
+            with self.database.transaction():
+                firework, launch_id = self.database.launchpad.checkout_fw(fworker, str(Path.cwd()))
+            if firework is None:
+                break
+            if idle:
+                member = idle.pop()
+            else:
+                member = _start()
+                pool.append(member)
+            member.firework, member.launch_id = firework, launch_id
+            member.connection.send(firework.to_dict())
+            handed = True
+        return handed
+
+    def _listen(self, member: ComputeProcess) -> None:
+        """Answer a compute process: do its database request, or take its result."""
+        try:
+            kind, content = member.connection.recv()
+        except (EOFError, OSError):
+            return
+        if kind == "done":
+            self._complete(member, content)
+        elif kind == "failed":
+            self._fizzle(member, *content)
+        else:
+            store = self.database.job_store.docs_store
+            try:
+                answer = getattr(store, kind)(*content)
+                answer = list(answer) if kind == "query" else answer
+            except Exception as error:  # noqa: BLE001  the worker gets the text; the launcher must go on
+                member.connection.send(("error", f"{type(error).__name__}: {error}"))
+            else:
+                member.connection.send(("answer", answer))
+
+    def _complete(self, member: ComputeProcess, content: dict[str, Any]) -> None:
+        from fireworks import FWAction
+
+        action = FWAction.from_dict(content)
+        campaign = member.firework.spec["campaign"]
+        with self.database.transaction():
+            action.additions = [workflow for workflow in action.additions if not self._exists(workflow)]
+            self.database.launchpad.complete_launch(member.launch_id, action, "COMPLETED")
+            ledger = Ledger(self.database, campaign)
+            ledger.sync()
+        self.jobs_done += 1
+        member.firework = member.launch_id = None
+        if not ledger.in_flight():
+            advance(self.database, campaign)
+
+    def _exists(self, workflow: Any) -> bool:
+        """Whether the launchpad has the jobs already: a job that ran twice must not add its children twice."""
+        uuids = [firework.spec["job_uuid"] for firework in workflow.fws]
+        return self.database.launchpad.fireworks.find_one({"spec.job_uuid": {"$in": uuids}}, {"_id": 1}) is not None
+
+    def _fizzle(self, member: ComputeProcess, message: str, stack: str) -> None:
+        from fireworks import FWAction
+
+        action = FWAction(
+            stored_data={"_message": message, "_exception": {"_stacktrace": stack, "_details": None}}, exit=True
+        )
+        with self.database.transaction():
+            self.database.launchpad.complete_launch(member.launch_id, action, "FIZZLED")
+        self.jobs_failed.append(f"{member.firework.name}: {message}")
+        member.firework = member.launch_id = None
+
+    def _bury(self, member: ComputeProcess) -> None:
+        """A compute process died: note on which candidate, and put its job back."""
+        spec = member.firework.spec
+        folder = Ledger(self.database, spec["campaign"]).document["home"]
+        diary = JobProgress(diary_path(Path(folder) / "checkpoints", spec["job_uuid"]))
+        victim = diary.begun() or spec["material_ids"][0]
+        diary.died(victim)
+        with self.database.transaction():
+            self._fizzle(member, f"the worker process died on {victim}", "")
+            self.jobs_failed.pop()
+            fw_id = self.database.launchpad.fireworks.find_one({"spec.job_uuid": spec["job_uuid"]})["fw_id"]
+            self.database.launchpad.rerun_fw(fw_id)
+
+
+def _start() -> ComputeProcess:
+    """Start a compute process; each has one core to itself."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
+    saved = {name: os.environ.get(name) for name in threads}
+    os.environ.update({name: value for name, value in threads.items() if saved[name] is None})
+    try:
+        process = context.Process(target=work, args=(theirs, os.getpid()), daemon=True)
+        process.start()
+    finally:
+        for name, value in saved.items():
+            if value is None:
+                del os.environ[name]
+    theirs.close()
+    return ComputeProcess(process, ours)
+
+
+def _stop(member: ComputeProcess) -> None:
+    if member.busy:
+        member.process.terminate()
+    else:
+        try:
+            member.connection.send(None)
+        except (BrokenPipeError, OSError):
+            member.process.terminate()
+    member.process.join(timeout=10)
+    if member.process.is_alive():
+        member.process.kill()
