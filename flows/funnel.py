@@ -173,7 +173,7 @@ def level_flow(funnel: Funnel, level: int, candidates: Sequence[Candidate]) -> F
     from .screening import enter_next_level, screen
 
     stages = funnel.levels[level]
-    jobs: list[Job] = []
+    jobs: list[Flow | Job] = []
     by_material: dict[str, list[Job]] = {c.material_id: [] for c in candidates}
     for stage in stages:
         groups = [[c] for c in candidates] if stage.maker.fan_out else [list(candidates)]

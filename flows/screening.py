@@ -100,7 +100,7 @@ def enter_next_level(funnel: Funnel, level: int, candidate: Candidate, outputs: 
         if row["material_id"] == candidate.material_id
     ]
     passed = len(results) == len(funnel.levels[level]) and all(r.status is Status.PASSED for r in results)
-    addition = level_flow(funnel, level + 1, [with_results(candidate, results)]) if passed else None
+    addition: Any = level_flow(funnel, level + 1, [with_results(candidate, results)]) if passed else None
     return Response(output={"campaign": funnel.campaign, "passed": passed}, addition=addition)
 
 
@@ -113,7 +113,7 @@ def with_results(candidate: Candidate, results: Iterable[CandidateResult]) -> Ca
 
 def _next_level(
     funnel: Funnel, stage: str, candidates: Sequence[Candidate], results: Sequence[CandidateResult]
-) -> Any | None:
+) -> Any:
     level = funnel.level_of(stage)
     last = level == len(funnel.levels) - 1
     if last or len(funnel.levels[level]) > 1 or funnel.has_budget(level):

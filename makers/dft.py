@@ -54,7 +54,7 @@ class HandoffMaker(StageMaker):
         band = prior.get("neb")
         if not isinstance(band, BandDocument) or band.images_extxyz is None:
             raise CandidateError("The hand-off needs the band of the neb stage; run neb first.")
-        images = read(io.StringIO(band.images_extxyz), index=":", format="extxyz")
+        images: Any = read(io.StringIO(band.images_extxyz), index=":", format="extxyz")
         name = f"{structure.composition.reduced_formula}-{structure_hash(structure)[:8]}"
         settings = self.settings
         result = write_handoff(
@@ -82,5 +82,5 @@ class HandoffMaker(StageMaker):
             "potcar": result.potcar,
             "images_written": result.images + 2,
             "barrier_machine_learned_eV": band.barrier_1d_eV,
-            "warnings": [*result.notes],
+            "warnings": [*result.notes, result.potcar_reason] if result.potcar == "spec" else [*result.notes],
         }

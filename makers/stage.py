@@ -156,7 +156,7 @@ class StageMaker(Maker):
         checkpoint = None
         if checkpoint_folder is not None:
             checkpoint = Path(checkpoint_folder) / self.stage / key
-        found = self.compute(structure, prior or {}, checkpoint)
+        found = self.compute(primitive_cell(structure), prior or {}, checkpoint)
         return self.document(
             stage=self.stage,
             formula=structure.composition.reduced_formula,
@@ -179,13 +179,27 @@ class StageMaker(Maker):
         Parameters
         ----------
         structure
-            A structure that passed the common checks.
+            The primitive cell of a structure that passed the common checks.
         prior
             Documents of earlier stages.
         checkpoint
             A path of its own for this content key (not made yet), or nothing.
         """
         raise NotImplementedError
+
+
+def primitive_cell(structure: Structure, symprec: float = 1e-3) -> Structure:
+    """Return the primitive cell, or the structure itself where that has no more atoms or spglib finds no cell.
+
+    Every stage's answer is that of the infinite crystal; a smaller cell gives it for less.
+    """
+    from pymatgen.symmetry.analyzer import SpacegroupAnalyzer, SymmetryUndeterminedError
+
+    try:
+        primitive = SpacegroupAnalyzer(structure, symprec=symprec).find_primitive(keep_site_properties=True)
+    except (SymmetryUndeterminedError, ValueError):
+        return structure
+    return primitive if primitive is not None and len(primitive) < len(structure) else structure
 
 
 def finite_or_none(barrier: float) -> float | None:

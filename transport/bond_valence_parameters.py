@@ -21,7 +21,12 @@ RadiusTable = Literal["cordero", "softbv"]
 
 @dataclass(frozen=True)
 class PairParameters:
-    """Morse parameters of a cation-anion pair: (D0/2) [(exp(alpha (Rmin - R)) - 1)^2 - 1]."""
+    """Morse parameters of a cation-anion pair: (D0/2) [(exp(alpha (Rmin - R)) - 1)^2 - 1].
+
+    34 pairs of the table (Mg-Se, Ca-Br, Ba-I, Cr6+-S ...) have a negative alpha, with which the energy grows with
+    distance and Rmin is no bond length; they stay in the table as they are, and :meth:`BondValenceParameters.pair`
+    refuses them.
+    """
 
     R0_A: float
     D0_eV: float
@@ -60,7 +65,7 @@ class BondValenceParameters:
         Raises
         ------
         MissingParametersError
-            The table has no such pair.
+            The table has no such pair, or its parameters are no attraction (alpha below zero).
         """
         cation, anion = (
             ((element, charge), (other, other_charge)) if charge > 0 else ((other, other_charge), (element, charge))
@@ -72,6 +77,12 @@ class BondValenceParameters:
                 "give other oxidation states if these are wrong, or send this crystal to the stages that use a "
                 "potential instead of bond valences (pes, neb)."
             )
+        if found.alpha_per_A <= 0:
+            raise MissingParametersError(
+                f"The tabulated bond-valence parameters of {ion_name(*cation)} and {ion_name(*anion)} are unphysical "
+                f"(alpha = {found.alpha_per_A:g} per Angstrom is negative); send this crystal to the stages that use a "
+                "potential instead of bond valences (pes, neb)."
+            )
         return found
 
     def covalent_radius_A(self, element: str, charge: float, table: RadiusTable = "cordero") -> float:
@@ -80,7 +91,8 @@ class BondValenceParameters:
         Parameters
         ----------
         element, charge
-            The ion. softBV's radii depend on the charge; an ion that they lack takes the one of nearest charge and same sign.
+            The ion. softBV's radii depend on the charge; an ion that they lack takes the one of nearest charge and same
+            sign.
         table
             ``cordero`` (Cordero et al., Dalton Trans. 2008, 2832, as in ASE; the choice of BVlain and of the LiTraj
             labels) or ``softbv``.

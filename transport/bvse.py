@@ -335,7 +335,7 @@ def bond_valence_percolation(
     shape = energies.values.shape
     charges: dict[str, set[float]] = defaultdict(set)
     for site in decorated:
-        charges[site.specie.symbol].add(round(float(site.specie.oxi_state), 4))
+        charges[site.specie.symbol].add(round(_charge(site.specie), 4))
     return BondValenceResult(
         ion=ion,
         ion_charge=energies.ion_charge,
@@ -350,7 +350,7 @@ def bond_valence_percolation(
             if voxel is None
             else tuple(float(i) / n for i, n in zip(np.unravel_index(voxel, shape), shape, strict=True))
             for voxel in percolation.bottleneck
-        ),  # type: ignore[arg-type]
+        ),
         grid_shape=(shape[0], shape[1], shape[2]),
         spacing_A=energies.spacing_A,
         framework_atoms=sum(site.specie.symbol != ion for site in decorated),
@@ -374,8 +374,8 @@ def _grid_shape(structure: Structure, settings: BondValenceSettings) -> tuple[in
     n1, n2, n3 = (max(1, int(np.ceil(length / settings.spacing_A - 1e-6))) for length in structure.lattice.abc)
     if n1 * n2 * n3 > settings.max_grid_points:
         raise CandidateError(
-            f"The cell needs a grid of {n1} x {n2} x {n3} points at {settings.spacing_A} Angstrom, more than the limit of "
-            f"{settings.max_grid_points}; use a smaller cell or a larger spacing_A.",
+            f"The cell needs a grid of {n1} x {n2} x {n3} points at {settings.spacing_A} Angstrom, more than the limit "
+            f"of {settings.max_grid_points}; use a smaller cell or a larger spacing_A.",
             Reason.TOO_MANY_ATOMS,
         )
     return n1, n2, n3
@@ -396,7 +396,7 @@ def _mobile_charge(structure: Structure, ion: str) -> int:
     if (ion, charge) not in parameters.cations | parameters.anions:
         raise MissingParametersError(
             f"The bond-valence table has no parameters for a mobile {ion_name(ion, charge)}; "
-            "give another oxidation state if this one is wrong, or use the stages that need no bond valences (pes, neb)."
+            "give another oxidation state if this one is wrong, or use the stages without bond valences (pes, neb)."
         )
     return int(charge)
 
@@ -439,8 +439,8 @@ def _framework_terms(
         kinds.append(known[element, other])
     if not any(isinstance(term, MorseTerm) for term in terms):
         raise MissingParametersError(
-            f"No framework ion attracts {ion_name(ion, charge)} in {structure.composition.reduced_formula}, so there is "
-            "no bond-valence landscape; check the oxidation states."
+            f"No framework ion attracts {ion_name(ion, charge)} in {structure.composition.reduced_formula}, so there "
+            "is no bond-valence landscape; check the oxidation states."
         )
     return np.array(coords), np.array(kinds, dtype=np.int64), terms
 
@@ -448,8 +448,8 @@ def _framework_terms(
 def _radial_table(term: MorseTerm | CoulombTerm, cutoff_A: float) -> np.ndarray:
     """Cubic Hermite polynomials of a pair energy over bins of TABLE_BIN_A, shape (bins, 4).
 
-    Each matches energy and slope at both ends of its bin; at 0.005 Angstrom the error is below 1e-8 eV wherever an ion can
-    be (distances above 1 Angstrom), far below anything that the model means.
+    Each matches energy and slope at both ends of its bin; at 0.005 Angstrom the error is below 1e-8 eV wherever an ion
+    can be (distances above 1 Angstrom), far below anything that the model means.
     """
     edges = np.arange(math.ceil(cutoff_A / TABLE_BIN_A) + 1) * TABLE_BIN_A
     energy, slope = term(np.maximum(edges, SHORTEST_DISTANCE_A))

@@ -13,8 +13,8 @@ from .compiled import compiled
 def add_radial_terms(field, steps, centres, kinds, tables, bin_width, reaches):  # type: ignore[no-untyped-def]
     """Add the pair energies of all framework atoms to ``field``, in place.
 
-    Every atom visits only the grid points of its own sphere, row by row along the third axis, and wraps them into the cell;
-    so the memory is that of the field alone, and periodic images need no list.
+    Every atom visits only the grid points of its own sphere, row by row along the third axis, and wraps them into the
+    cell; so the memory is that of the field alone, and periodic images need no list.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Compiled loops: numba with an on-disk cache where there is a folder to write it to, without one where there is not."""
+"""Compiled loops: numba with its code cached on disk, or without where no folder can be written."""
 
 from __future__ import annotations
 

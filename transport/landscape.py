@@ -135,7 +135,7 @@ def scan_landscape(
         potential=[potential.name, potential.weights_sha256, potential.method],
     )
     store = _EnergyStore(potential, checkpoint, key, settings.block, progress)
-    unique = np.unique(symmetry.permutations.min(axis=0)[symbols == ion]) if ion_index is None else [ion_index]
+    unique = [k for k in symmetry.unique_sites() if symbols[k] == ion] if ion_index is None else [ion_index]
     supercell = _choose_supercell(structure, ion, symmetry, int(unique[0]), settings)
     scans = [_IonScan(structure, ion, supercell, int(site), settings) for site in unique]
     if settings.max_ions is not None and len(scans) > settings.max_ions:
@@ -150,7 +150,7 @@ def scan_landscape(
         points = grid.frac_coords(grid.irreducible)
         energies = store.energies(f"ion{scan.site}", [scan.with_ion_at(p) for p in points], counted=True)
         ions.append(scan.landscape(grid, energies))
-    connected, disconnected = union_free_volumes(ions, supercell, settings.symprec)
+    connected, disconnected = union_free_volumes(ions, structure, symmetry)
     return LandscapeResult(
         ions=ions,
         free_volume_connected=connected,

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .landscape_grid import ScanGrid
 from .percolation import Percolation, level_map, percolate_grid
-from .supercells import Supercell
-from .symmetry import space_group_operations
+from .symmetry import CrystalSymmetry
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
 
 FREE_VOLUME_THRESHOLDS_eV = tuple(round(0.1 * k, 1) for k in range(1, 11))
 
@@ -229,27 +232,28 @@ def _fractions(field_eV: np.ndarray) -> dict[float, float]:
 
 
 def union_free_volumes(
-    ions: list[IonLandscape], supercell: Supercell, symprec: float
+    ions: list[IonLandscape], structure: Structure, symmetry: CrystalSymmetry
 ) -> tuple[dict[float, float], dict[float, float]]:
     """Fractions of the crystal that any mobile ion reaches under each threshold: connected, disconnected.
 
-    Every scanned ion's region is copied by the space group onto its equivalents. Regions of ions whose grids start at
-    different sites are brought to one grid point by point, to the nearest, which is exact to half a grid step.
+    Every scanned ion's region is copied by the space group onto its equivalents. Regions whose grids start at different
+    sites, or are turned against each other, are brought to one grid point by point, to the nearest: exact to half a
+    grid step.
 
     Parameters
     ----------
     ions
         Landscapes in the same supercell.
-    supercell
-        That supercell.
-    symprec
-        Tolerance of the symmetry search in Angstrom.
+    structure, symmetry
+        The crystal.
     """
-    _, numbers = np.unique(supercell.species, return_inverse=True)
-    operations = space_group_operations(
-        supercell.lattice, supercell.frac_coords, (numbers.reshape(-1) + 1).tolist(), symprec
-    )
+    from pymatgen.util.coord import lattice_points_in_supercell
+
+    lattice = ions[0].lattice
     shape = np.array(max((ion.values_eV.shape for ion in ions), key=lambda s: int(np.prod(s))))
+    to_grid = np.linalg.inv(lattice)
+    to_primitive = np.linalg.inv(symmetry.primitive_lattice)
+    copies = lattice_points_in_supercell(np.rint(lattice @ to_primitive).astype(int))
     origin = ions[0].origin_frac
     unions: list[dict[float, float]] = []
     for name in ("level_map_eV", "values_eV"):
@@ -257,9 +261,20 @@ def union_free_volumes(
         for ion in ions:
             heights = getattr(ion, name) - ion.values_eV.min()
             low = np.argwhere(heights < FREE_VOLUME_THRESHOLDS_eV[-1])
-            frac = ion.origin_frac + low / np.array(ion.values_eV.shape)
-            for rotation, translation in zip(*operations, strict=True):
-                index = np.rint((frac @ rotation.T + translation - origin) * shape).astype(int) % shape
-                np.minimum.at(least, tuple(index.T), heights[tuple(low.T)])
+            # The region as it lies round the ion's site, in fractions of the primitive lattice.
+            step = low / np.array(ion.values_eV.shape)
+            step -= np.rint(step)
+            site = symmetry.site_to_primitive[ion.site_index]
+            home = (
+                structure.cart_coords[ion.site_index] - symmetry.site_cells[ion.site_index] @ symmetry.primitive_lattice
+            )
+            region = (home + step @ lattice) @ to_primitive
+            # One operation for each equivalent site; others that lead there give the same region.
+            _, first = np.unique(symmetry.permutations[:, site], return_index=True)
+            for k in first:
+                turned = (region @ symmetry.rotations[k].T + symmetry.translations[k]) @ symmetry.primitive_lattice
+                for copy in copies:
+                    index = np.rint((turned @ to_grid + copy - origin) * shape).astype(int) % shape
+                    np.minimum.at(least, tuple(index.T), heights[tuple(low.T)])
         unions.append(_fractions(least))
     return unions[0], unions[1]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from ase import Atoms
 
+from .band_result import BandResult, BandSettings
 from .bands import (
     band_forces,
     climbing_image,
@@ -28,145 +29,19 @@ from .errors import CandidateError, NonFiniteEnergyError, NotConvergedError, Rea
 from .optimizers import LimitedMemoryBFGS
 from .paths import MigrationPath
 
+__all__ = ["BandProgress", "BandResult", "BandSettings", "run_band"]
+
+_BARRIERS = (
+    "barrier_forward_eV",
+    "barrier_reverse_eV",
+    "barrier_span_eV",
+    "splined_forward_eV",
+    "splined_reverse_eV",
+    "splined_span_eV",
+)
+
 BandProgress = Callable[[str, int, float], None]
 """Called after every step with phase (``endpoints``, ``band``, ``climb``), step, and largest force in eV/Angstrom."""
-
-
-@dataclass(frozen=True)
-class BandSettings:
-    """Settings of a nudged elastic band.
-
-    Attributes
-    ----------
-    images
-        Images between the end points.
-    spring_eV_per_A2
-        Spring constant; acts along the band only.
-    climb
-        Let the highest image climb to the saddle.
-    climb_below_eV_per_A
-        Largest force at which climbing starts.
-    max_force_eV_per_A
-        Converged when no atom of any image has a larger true force perpendicular to the band (climbing image: a larger
-        true force).
-    max_steps
-        Steps of the band, climbing included.
-    relax_endpoints
-        Relax the end points in the fixed cell first. Without, barriers are those of the path as it is given.
-    endpoint_max_force_eV_per_A, endpoint_max_steps
-        Limits of that relaxation.
-    interpolation
-        ``idpp`` improves the first band by the image dependent pair potential; ``path`` keeps the given path of the ion
-        and interpolates the framework linearly.
-    bow_A
-        Sideways displacement of the ion in the middle of the first band, off symmetry elements.
-    max_step_A
-        Longest displacement of an atom in a step.
-    run_away_A
-        An end point whose migrating ion relaxes farther than this, against the rest of the crystal, ran away.
-    max_barrier_eV
-        Larger barriers are not reported: no potential is to be trusted there.
-    min_length_A
-        Least width of the supercell; used by callers that build the path, not by :func:`run_band`.
-    """
-
-    images: int = 5
-    spring_eV_per_A2: float = 5.0
-    climb: bool = True
-    climb_below_eV_per_A: float = 0.5
-    max_force_eV_per_A: float = 0.1
-    max_steps: int = 200
-    relax_endpoints: bool = True
-    endpoint_max_force_eV_per_A: float = 0.05
-    endpoint_max_steps: int = 200
-    interpolation: Literal["idpp", "path"] = "idpp"
-    bow_A: float = 0.05
-    max_step_A: float = 0.2
-    run_away_A: float = 1.0
-    max_barrier_eV: float = 5.0
-    min_length_A: float = 8.0
-
-
-@dataclass(frozen=True)
-class BandResult:
-    """What a nudged elastic band gave. Barriers are None unless the band converged to something sensible.
-
-    Attributes
-    ----------
-    barrier_forward_eV, barrier_reverse_eV
-        Highest image less first and less last end point.
-    barrier_span_eV
-        Highest less lowest image.
-    splined_forward_eV, splined_reverse_eV, splined_span_eV
-        The same on the force-informed spline over the path length.
-    highest_image_eV
-        Highest image so far less first end point, converged or not; while a band descends, an upper bound of its
-        barrier. None before the band was evaluated.
-    converged
-        Forces within the limits, end points included.
-    reason, message
-        Why there are no barriers, as code and as sentence; None where there are.
-    energies_eV
-        Of the images, shape (len(images),); NaN where not evaluated.
-    path_lengths_A
-        Distance along the band at each image, over the coordinates of all atoms, shape (len(images),).
-    max_force_eV_per_A
-        Largest residual force of the last step.
-    climbing_image
-        Index of the climbing image among all images, or None.
-    intermediate_minimum
-        The band dips between two maxima: it is two hops in one.
-    images
-        Atoms of every image, the migrating ion last, positions continuous along the band; the end points alone where
-        the band was not begun.
-    forces_eV_per_A
-        True forces on every image, shape (len(images), atoms, 3).
-    steps, endpoint_steps
-        Steps of band and of end points.
-    evaluations
-        Energy-and-force evaluations of single images, of killed and resumed runs together.
-    seconds
-        Wall time, of killed and resumed runs together.
-    path_id
-        Name of the path.
-    """
-
-    barrier_forward_eV: float | None
-    barrier_reverse_eV: float | None
-    barrier_span_eV: float | None
-    splined_forward_eV: float | None
-    splined_reverse_eV: float | None
-    splined_span_eV: float | None
-    highest_image_eV: float | None
-    converged: bool
-    reason: Reason | None
-    message: str | None
-    energies_eV: np.ndarray
-    path_lengths_A: np.ndarray
-    max_force_eV_per_A: float
-    climbing_image: int | None
-    intermediate_minimum: bool
-    images: list[Atoms] = field(repr=False)
-    forces_eV_per_A: np.ndarray = field(repr=False)
-    steps: int
-    endpoint_steps: int
-    evaluations: int
-    seconds: float
-    path_id: str = ""
-
-    def to_extxyz(self, file: Path | str) -> None:
-        """Write all images with their energies and forces as one extended XYZ file."""
-        from ase.calculators.singlepoint import SinglePointCalculator
-        from ase.io import write
-
-        frames = []
-        for atoms, energy, forces in zip(self.images, self.energies_eV, self.forces_eV_per_A, strict=True):
-            frame = atoms.copy()
-            if np.isfinite(energy):
-                frame.calc = SinglePointCalculator(frame, energy=float(energy), forces=forces)
-            frame.info["path_id"] = self.path_id
-            frames.append(frame)
-        write(file, frames, format="extxyz")
 
 
 def run_band(
@@ -199,8 +74,7 @@ def run_band(
     -------
     BandResult
         Bands that fail have ``converged=False``, no barriers, and a reason: ``ENDPOINT_NOT_RELAXED``,
-        ``ENDPOINT_RAN_AWAY``, ``NOT_CONVERGED``, ``UNPHYSICAL_BARRIER`` (there ``converged`` may be True) or
-        ``NON_FINITE_ENERGY``.
+        ``ENDPOINT_RAN_AWAY``, ``NOT_CONVERGED``, ``UNPHYSICAL_BARRIER`` or ``NON_FINITE_ENERGY``.
     """
     run = _BandRun(path, potential, settings or BandSettings(), checkpoint, progress)
     try:
@@ -421,17 +295,18 @@ class _BandRun:
         """The outcome so far; barriers only where there is no error."""
         energies = self.energies
         evaluated = bool(np.isfinite(energies).all())
-        barriers: list[float | None] = [None] * 6
+        barriers: dict[str, float | None] = dict.fromkeys(_BARRIERS)
         if error is None:
             high, low = splined_extremes_eV(self.positions, energies, self.forces)
             first, last, top = energies[0], energies[-1], energies.max()
             raw = (top - first, top - last, top - energies.min())
-            barriers = [float(x) for x in (*raw, high - first, high - last, high - low)]
+            values = (*raw, high - first, high - last, high - low)
+            barriers = {name: float(value) for name, value in zip(_BARRIERS, values, strict=True)}
         known = np.isfinite(self.positions).all(axis=(1, 2))
         return BandResult(
-            *barriers,
+            **barriers,
             highest_image_eV=float(energies.max() - energies[0]) if evaluated else None,
-            converged=error is None or error.reason is Reason.UNPHYSICAL_BARRIER,
+            converged=error is None,
             reason=None if error is None else error.reason,
             message=None if error is None else str(error),
             energies_eV=energies[known],
@@ -439,7 +314,7 @@ class _BandRun:
             max_force_eV_per_A=float(self.residual),
             climbing_image=self.climbing,
             intermediate_minimum=evaluated and has_intermediate_minimum(energies),
-            images=[self._atoms(k) for k in np.flatnonzero(known)],
+            images=[self._atoms(int(k)) for k in np.flatnonzero(known)],
             forces_eV_per_A=self.forces[known],
             steps=self.counts["steps"],
             endpoint_steps=self.counts["endpoint_steps"],

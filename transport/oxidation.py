@@ -5,8 +5,8 @@ bond valence sums (pymatgen's ``BVAnalyzer``, M. O'Keeffe and N. Brese, JACS 113
 assignment of the formula alone. An assignment counts only when it is charge-balanced and fits the bonds: an O2- with
 a bond to another O2- is a peroxide's and is thrown out, and so is an O- without such a bond.
 
-Mixed valence that the formula cannot resolve (Fe3O4) gives every atom of that element the average charge. That is exact for
-charge balance, and cations of the framework enter the bond-valence energy only through a term linear in charge.
+Mixed valence that the formula cannot resolve (Fe3O4) gives every atom of that element the average charge. That is exact
+for charge balance, and cations of the framework enter the bond-valence energy only through a term linear in charge.
 """
 
 from __future__ import annotations
@@ -25,12 +25,15 @@ from .errors import OxidationStateError, Reason, StructureError
 if TYPE_CHECKING:
     from pymatgen.core import Structure
 
-#: BVAnalyzer tries at most this many combinations; with the most probable state of each site first, the best come early.
+#: BVAnalyzer tries at most this many combinations; the most probable state of each site comes first.
 #: A bound on work, not on time, so that the answer does not depend on how busy the machine is.
 MAX_PERMUTATIONS = 500
 
 #: Atoms of one element closer than this times the sum of their covalent radii are bonded.
 BOND_FACTOR = 1.2
+
+#: The formula alone is searched through at most this many assignments.
+MAX_ASSIGNMENTS = 100_000
 
 CHARGE_TOLERANCE = 1e-3
 
@@ -41,7 +44,20 @@ _NONMETALS = frozenset({"C", "N", "O", "F", "P", "S", "Cl", "Se", "Br", "Te", "I
 _NEVER_METALS = _NONMETALS - {"C", "P", "Te"}
 _COVALENT_PARTNERS = frozenset({"H", "B", "Si", "Ge", "As", "Sb"})
 #: Charges of elements that the bond-valence table does not hold, or holds too narrowly.
-_MORE_STATES = {"H": (1, -1), "C": (3, -4), "P": (4, -3), "Si": (-4,), "S": (3, 5), "Br": (5,), "Pm": (3,), "Ac": (3,), "Pa": (5, 4), "Np": (4, 5, 6), "Pu": (3, 4, 6), "U": (3, 4, 5)}  # fmt: skip
+_MORE_STATES: dict[str, tuple[int, ...]] = {
+    "H": (1, -1),
+    "C": (3, -4),
+    "Si": (-4,),
+    "P": (4, -3),
+    "S": (3, 5),
+    "Br": (5,),
+    "Pm": (3,),
+    "Ac": (3,),
+    "Pa": (4, 5),
+    "U": (3, 4, 5),
+    "Np": (4, 5, 6),
+    "Pu": (3, 4, 6),
+}
 
 
 def assign_oxidation_states(structure: Structure, ion: str, given: Mapping[str, float] | None = None) -> Structure:
@@ -140,7 +156,7 @@ def _objection(structure: Structure, ion: str, charges: np.ndarray, bonds: list[
 
 
 def _draws_harder(nonmetal: str, element: str) -> bool:
-    """Whether a nonmetal takes the electrons of a bond, so that its partner is no anion (P-H groups count as P3+, H+)."""
+    """Whether a nonmetal takes the electrons of a bond, so that its partner is no anion (P-H counts as P3+, H+)."""
     from pymatgen.core import Element
 
     return (nonmetal in _NONMETALS and Element(nonmetal).X > Element(element).X) or (nonmetal, element) == ("P", "H")
@@ -183,16 +199,16 @@ def _complete(structure: Structure, ion: str, given: Mapping[str, float]) -> tup
     unknown = [element for element in given if element not in amounts]
     if unknown:
         raise OxidationStateError(
-            f"Oxidation states were given for {', '.join(unknown)}, which {structure.composition.reduced_formula} does not "
-            "contain; remove them."
+            f"Oxidation states were given for {', '.join(unknown)}, which {structure.composition.reduced_formula} does "
+            "not contain; remove them."
         )
     fixed = {element: float(charge) for element, charge in given.items()}
     if set(fixed) == set(amounts):
         total = sum(amounts[element] * charge for element, charge in fixed.items())
         if abs(total) > CHARGE_TOLERANCE * sum(amounts.values()):
             raise OxidationStateError(
-                f"The oxidation states given for {structure.composition.reduced_formula} add up to {total:+.3g} a formula unit; "
-                "correct them so that they add up to zero."
+                f"The oxidation states given for {structure.composition.reduced_formula} add up to {total:+.3g} a "
+                "formula unit; correct them so that they add up to zero."
             )
         return _by_element(structure, fixed), "given"
     guesses = _formula_guesses(amounts, ion, fixed)
@@ -209,8 +225,8 @@ def _formula_guesses(
 ) -> list[dict[str, float]]:
     """Charge-balanced assignments of a formula, most probable first.
 
-    One charge an element where that balances; else one element of several positive charges takes the average that does.
-    ``rare`` allows metals every positive state known of them (Fe5+, Cu4+).
+    One charge an element where that balances; else one element of several positive charges takes the average that
+    does. ``rare`` allows metals every positive state known of them (Fe5+, Cu4+).
     """
     from pymatgen.core import Element
 
@@ -220,6 +236,11 @@ def _formula_guesses(
     anion = elements[-1]
     if not (fixed and anion in fixed):
         states[anion] = tuple(charge for charge in states[anion] if charge < 0)
+    keep = max(map(len, states.values()))
+    while math.prod(map(len, states.values())) > MAX_ASSIGNMENTS:
+        # Ten elements of six states are sixty million assignments; the commonest states of each are tried.
+        keep -= 1
+        states = {e: tuple(sorted(sorted(qs, key=lambda q: -_log_prior(e, q))[:keep])) for e, qs in states.items()}
     solutions = _balanced(
         amounts, states, anion, lambda needed: any(abs(needed - state) < 1e-9 for state in states[anion])
     )
@@ -228,9 +249,12 @@ def _formula_guesses(
             positive = sorted(q for q in states[mixed] if q > 0)
             if len(positive) < 2 or mixed == ion:
                 continue
-            low, high = positive[0], positive[-1]
-            solutions += _balanced(amounts, states, mixed, lambda needed, low=low, high=high: low < needed < high)
+            solutions += _balanced(amounts, states, mixed, _between(positive[0], positive[-1]))
     return sorted(solutions, key=lambda s: -sum(amounts[e] * _log_prior(e, q) for e, q in s.items()))
+
+
+def _between(low: float, high: float) -> Callable[[float], bool]:
+    return lambda charge: low < charge < high
 
 
 def _balanced(

@@ -49,7 +49,7 @@ class Percolation:
     @property
     def dimension(self) -> int:
         """Highest dimension in which a component percolates at all, 0 to 3."""
-        return sum(np.isfinite(threshold) for threshold in self.thresholds_eV)
+        return sum(bool(np.isfinite(threshold)) for threshold in self.thresholds_eV)
 
     @property
     def barriers_eV(self) -> tuple[float, float, float]:

@@ -3,8 +3,8 @@
 Every node keeps a parent and the translation ``shift`` for which "node in cell R" is connected to "parent in cell
 R + shift". An edge that closes a loop inside one component adds its net translation to that component's translation
 group. The rank of the group, not its exact lattice, is the number of independent directions in which the component
-is periodic, so one integer vector a component is enough: nothing (rank 0), the direction (1), the normal of the plane (2),
-nothing again (3).
+is periodic, so one integer vector a component is enough: nothing (rank 0), the direction (1), the normal of the plane
+(2), nothing again (3).
 """
 
 from __future__ import annotations

@@ -36,13 +36,21 @@ CLOSEST_CONTACT_A = 0.5
 
 # What pymatgen's parsers raise on files that are not what they say they are.
 _PARSER_ERRORS = (
-    ValueError, KeyError, IndexError, TypeError, AttributeError, AssertionError, ArithmeticError, RuntimeError, OSError, EOFError,
-)  # fmt: skip
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    ArithmeticError,
+    RuntimeError,
+    OSError,
+    EOFError,
+)
 
 _HASH_VERSION = "hopflow structure 1"
 _BINS = 1000
-# Bins of 1/1000 end at 0.41667/1000 above their label, as far as can be from the thousandths of the fractions that atoms
-# like to sit on (multiples of 1/2, 1/3, 1/4, 1/5, 1/6, 1/8, 1/12, 1/16, 1/24), so that noise moves none of them.
+# Bins of 1/1000 end at 0.41667/1000 above their label, as far as can be from the fractions that atoms like to sit on
+# (multiples of 1/2, 1/3, 1/4, 1/5, 1/6, 1/8, 1/12, 1/16, 1/24), so that noise moves none of them.
 _BIN_SHIFT = 1 - 0.41667
 
 
@@ -74,9 +82,9 @@ def read_structures(path: Path | str) -> list[NamedStructure]:
     Parameters
     ----------
     path
-        ``.cif`` (all data blocks), POSCAR/CONTCAR/``.vasp``, pymatgen ``.json`` (one structure or entry, or a list), or JSON
-        lines ``.jsonl`` with rows ``material_id, formula, cell [a, b, c, alpha, beta, gamma], species, frac_coords``; each also
-        gzipped (``.gz``).
+        ``.cif`` (all data blocks), POSCAR/CONTCAR/``.vasp``, pymatgen ``.json`` (one structure or entry, or a list), or
+        JSON lines ``.jsonl`` with rows ``material_id, formula, cell [a, b, c, alpha, beta, gamma], species,
+        frac_coords``; each also gzipped (``.gz``).
 
     Returns
     -------
@@ -106,7 +114,7 @@ def read_structures(path: Path | str) -> list[NamedStructure]:
     return [
         _failed(
             stem,
-            f"The kind of file {file.name} is not known; use .cif, POSCAR or CONTCAR (.vasp), pymatgen .json, or .jsonl.",
+            f"The kind of file {file.name} is not known; use .cif, POSCAR, CONTCAR, .vasp, pymatgen .json, or .jsonl.",
             str(file),
         )
     ]
@@ -121,8 +129,7 @@ def iterate_jsonl(path: Path | str) -> Iterator[dict[str, Any]]:
         A line is not a JSON object; the message names the line.
     """
     file = Path(path)
-    opened = gzip.open(file, "rb") if file.name.endswith(".gz") else file.open("rb")
-    with opened as stream:
+    with gzip.open(file, "rb") if file.name.endswith(".gz") else file.open("rb") as stream:
         for number, line in enumerate(stream, 1):
             if line.strip():
                 yield _row(line, f"Line {number} of {file.name}")
@@ -134,8 +141,8 @@ def structure_from_row(row: dict[str, Any]) -> Structure:
     Parameters
     ----------
     row
-        Keys ``cell`` (a, b, c in Angstrom, alpha, beta, gamma in degrees), ``species``, ``frac_coords``; or a pymatgen structure
-        as a dictionary, alone or under ``structure``.
+        Keys ``cell`` (a, b, c in Angstrom, alpha, beta, gamma in degrees), ``species``, ``frac_coords``; or a pymatgen
+        structure as a dictionary, alone or under ``structure``.
 
     Raises
     ------
@@ -208,8 +215,8 @@ def check_structure(structure: Structure, ion: str, max_atoms: int | None = None
         )
     if max_atoms is not None and atoms > max_atoms:
         raise StructureError(
-            f"The structure {name} has {atoms} atoms, more than this stage's limit of {max_atoms}; use a smaller cell or "
-            "raise the limit.",
+            f"The structure {name} has {atoms} atoms, more than this stage's limit of {max_atoms}; use a smaller cell "
+            "or raise the limit.",
             Reason.TOO_MANY_ATOMS,
         )
     first, second, _, distances = structure.get_neighbor_list(CLOSEST_CONTACT_A)
@@ -217,7 +224,7 @@ def check_structure(structure: Structure, ion: str, max_atoms: int | None = None
         closest = int(np.argmin(distances))
         pair = f"{structure[int(first[closest])].specie} and {structure[int(second[closest])].specie}"
         raise StructureError(
-            f"Two atoms of {name} ({pair}) lie {distances[closest]:.2f} Angstrom apart; check the structure for doubled sites.",
+            f"Two atoms of {name} ({pair}) lie {distances[closest]:.2f} Angstrom apart; look for sites listed twice.",
             Reason.CLOSE_CONTACT,
         )
 
@@ -227,10 +234,11 @@ def structure_hash(structure: Structure) -> str:
 
     The hash depends on species (with oxidation states, where there are any), occupancies, cell lengths and angles and
     fractional coordinates; not on the order of the sites, the orientation of the cell in space, or whole lattice
-    translations of a site. Lengths count in bins of 0.001 Angstrom, angles of 0.01 degree, coordinates of 0.001. Bin edges lie
-    where atoms on special positions do not, so noise below 8e-5 of a coordinate leaves these alone; a coordinate without
-    symmetry may lie by chance at an edge, so equal hashes prove equal crystals, but two files of one crystal that were
-    rounded differently can, rarely, get two hashes (and are then computed twice, not confused).
+    translations of a site. Lengths count in bins of 0.001 Angstrom, angles of 0.01 degree, coordinates of 0.001. Bin
+    edges lie where atoms on special positions do not, so noise below 8e-5 of a coordinate leaves these alone. A
+    coordinate without symmetry may lie at an edge by chance: equal hashes mean equal crystals within the bins, but two
+    files of one crystal that were rounded differently can, rarely, get two hashes (and are computed twice, not
+    confused).
     """
     cell = [_bin(length * 1000) for length in structure.lattice.abc]
     cell += [_bin(angle * 100) for angle in structure.lattice.angles]
@@ -261,7 +269,7 @@ def _read_bytes(file: Path) -> bytes:
         # A download that broke off still has good lines at its beginning; the torn last one is reported on its own.
         chunks = []
         try:
-            while chunk := stream.read(1 << 20):
+            while chunk := stream.read1(1 << 20):
                 chunks.append(chunk)
         except EOFError:
             if not chunks:
@@ -335,6 +343,9 @@ def _read_cif(text: str, stem: str, file: Path) -> list[NamedStructure]:
     # Blocks go to the parser one at a time: one that is broken must not take the others with it.
     try:
         blocks = list(CifFile.from_str(text).data.items())
+    except ZeroDivisionError:
+        message = f"The file {file.name} is not a CIF that can be read: a table (loop_) has no columns or no rows."
+        return [_failed(stem, message, str(file))]
     except _PARSER_ERRORS as error:
         return [_failed(stem, f"The file {file.name} is not a CIF that can be read ({_short(error)}).", str(file))]
     crystals = [
@@ -348,10 +359,7 @@ def _read_cif(text: str, stem: str, file: Path) -> list[NamedStructure]:
         alone = len(crystals) == 1
         name = stem if alone else f"{stem}:{header}"
         source = str(file) if alone else f"{file}:{header}"
-        if not any(
-            key.startswith("_atom_site_fract_x") or key.startswith("_atom_site_cartn_x")
-            for key in map(str.lower, block.data)
-        ):
+        if not any(key.startswith(("_atom_site_fract_x", "_atom_site_cartn_x")) for key in map(str.lower, block.data)):
             message = f"The CIF {name} holds no atoms (no atom positions are listed)."
             entries.append(_failed(name, message, source, Reason.EMPTY_STRUCTURE))
             continue

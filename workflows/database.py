@@ -172,7 +172,13 @@ def _open_server(settings: dict[str, Any], read_only: bool) -> Database:
     try:
         client: Any = pymongo.MongoClient(**connection)
     except (ConfigurationError, InvalidURI, TypeError, ValueError) as error:
-        raise DatabaseError(f"The {description} cannot be opened: {without_password(str(error))}") from error
+        # pymongo's text can quote a part of the password.
+        hint = (
+            "special characters of user and password must be written as %XX" if settings.get("uri_mode") else str(error)
+        )
+        raise DatabaseError(
+            f"The {description} cannot be opened: its address or options are wrong ({hint})."
+        ) from error
     _ping(client, description)
 
     kwargs = {key: value for key, value in connection.items() if key not in ("host", "port", "username", "password")}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -190,7 +191,7 @@ def _read(file: Path, wanted: dict[str, None] | None) -> Iterator[_Row]:
         # Crystals are only built for the rows that are wanted: 300 of 20,000 rows in two seconds.
         try:
             chosen = [row for row in iterate_jsonl(file) if str(row.get("material_id")) in wanted]
-        except (CandidateError, OSError, EOFError):
+        except (CandidateError, OSError, EOFError, zlib.error):
             chosen = None  # a broken line or a torn file: the reader below keeps what is good
         if chosen is not None:
             for row in chosen:

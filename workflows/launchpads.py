@@ -70,13 +70,13 @@ def read_launchpad_file(path: Path) -> dict[str, Any]:
 
 def database_of_uri(uri: str) -> str | None:
     """The database that a MongoDB URI names."""
-    found = re.match(r"mongodb(?:\+srv)?://[^/]+/([^?]+)", uri)
+    found = re.match(r"mongodb(?:\+srv)?://[^/]+/([^?]+)", without_password(uri))
     return found[1] if found else None
 
 
 def without_password(uri: str) -> str:
     """A MongoDB URI, or a text with one in it, without what must not be shown."""
-    return re.sub(r"//[^/]*@", "//", uri).split("?")[0]
+    return re.sub(r"//.*@", "//", uri).split("?")[0]
 
 
 def connection_arguments(settings: dict[str, Any]) -> dict[str, Any]:

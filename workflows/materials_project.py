@@ -113,6 +113,8 @@ def from_materials_project(
     """
     if (mp_ids is None) == (mp_query is None):
         raise IntakeError("Ask the Materials Project for ids or with a query, one of the two.")
+    if mp_ids is not None and not mp_ids:
+        raise IntakeError("The list of Materials Project ids is empty; give at least one.")
     key = _api_key(api_key)
     with _quiet():
         rester = _connect(key, endpoint)
@@ -203,7 +205,7 @@ def _by_query(rester: Any, query: dict[str, Any]) -> list[Candidate]:
             raise IntakeError(f"magnetic_ordering {ordering!r} is not known; allowed: {known}.") from None
     with _explained():
         rows = rester.materials.summary.search(**arguments, fields=_fields(rester), chunk_size=IDS_PER_REQUEST)
-    documents = {name: row for row in rows if (name := canonical_id(row["material_id"])) is not None}
+    documents = {canonical_id(row["material_id"]) or str(row["material_id"]): row for row in rows}
     return [_candidate(row, [name], Fate.FOUND) for name, row in documents.items()]
 
 

@@ -30,6 +30,7 @@ from .report_data import (
     StageReport,
     collect,
     known_classes,
+    sigma_name,
 )
 from .terminal import duration
 
@@ -47,6 +48,10 @@ MAX_FAILURES = 25
 
 PAIRS = (("bvse", "gnn"), ("gnn", "neb"), ("pes", "neb"), ("bvse", "neb"))
 DASH = "–"
+PLOT_CONFIG = {
+    "displayModeBar": False,
+    "responsive": True,
+}
 
 
 def write_report(database: Database, campaign: str, output: Path) -> None:
@@ -93,7 +98,15 @@ def render(database: Database, data: ReportData) -> str:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
-    environment.filters.update(formula=formula_html, duration=duration, count=_count_text)
+    environment.filters.update(
+        formula=formula_html,
+        space_group=space_group_html,
+        scientific=scientific_html,
+        short=figures.short_label,
+        duration=duration,
+        count=_count_text,
+        date=texts.date_text,
+    )
     template = environment.from_string(files(__package__).joinpath("templates/report.html").read_text("utf-8"))
     numbers = iter(range(1, 1_000_000))
 
@@ -101,13 +114,13 @@ def render(database: Database, data: ReportData) -> str:
         """Turn a figure into a ``div``; its JSON has ``<`` and ``>`` escaped by plotly."""
         if figure is None:
             return None
-        return Markup(  # noqa: S704  plotly's own markup
+        return Markup(
             plotly.io.to_html(
                 figure,
                 full_html=False,
                 include_plotlyjs=False,
                 div_id=f"figure-{next(numbers)}",
-                config={"displaylogo": False, "responsive": True, "modeBarButtonsToRemove": ["lasso2d", "select2d"]},
+                config=PLOT_CONFIG,
             )
         )
 
@@ -124,12 +137,14 @@ def render(database: Database, data: ReportData) -> str:
         "data": data,
         "campaign": data.campaign,
         "written_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "plotlyjs": Markup(get_plotlyjs()),  # noqa: S704  shipped with plotly
+        "plotlyjs": Markup(get_plotlyjs()),
         "plot": plot,
         "funnel": figures.funnel(data),
         "funnel_stages": [data.intake, *data.stages],
-        "columns": [column for stage in data.stages for column in stage_columns(stage)],
+        "columns": [column for stage in data.screening for column in stage_columns(stage)],
         "shortlist": [shortlist_row(data, row, structures[row["material_id"]]) for row in shown],
+        "warnings": warnings(data, shown),
+        "properties_known": any(value is not None for row in shown for value in row["properties"].values()),
         "profiles": [
             profile(data, row, structures[row["material_id"]])
             for row in shown[:MAX_PROFILES]
@@ -186,13 +201,11 @@ def value_cell(data: ReportData, row: dict[str, Any], column: Column) -> str:
         return entry["status"]
     if entry["status"] == Status.FAILED:
         return "failed"
-    value, sigma = entry.get("value"), entry.get("uncertainty")
-    if entry.get("quantity") != column.quantity:
-        document = stage.documents.get(row["material_id"], {})
-        value = document.get(column.quantity.value)
-        sigma = document.get(column.quantity.value.replace("_eV", "_sigma_eV"))
+    document = stage.documents.get(row["material_id"], {})
+    value = entry.get("value") if entry.get("quantity") == column.quantity else document.get(column.quantity.value)
     if value is None:
         return "none found"
+    sigma = document.get(sigma_name(column.quantity)) if column.quantity in BARRIERS else None
     digits = 0 if column.quantity is Quantity.IMAGES_WRITTEN else 2 if column.quantity in BARRIERS else 3
     return f"{value:.{digits}f}" + (f" ± {sigma:.{digits}f}" if sigma is not None else "")
 
@@ -200,18 +213,34 @@ def value_cell(data: ReportData, row: dict[str, Any], column: Column) -> str:
 def shortlist_row(data: ReportData, row: dict[str, Any], structure: Structure | None) -> dict[str, Any]:
     """What the table of the best candidates says of one."""
     documents = _documents(data, row)
-    dimensions = [f"{name} {doc['dimension']}D" for name, doc in documents.items() if doc.get("dimension") is not None]
+    dimensions = {name: doc["dimension"] for name, doc in documents.items() if doc.get("dimension") is not None}
     label = data.labels.get(row["material_id"])
     return {
         "row": row,
         "space_group": _space_group(structure),
         "hull": _number(row["properties"].get("energy_above_hull_eV_per_atom"), 3),
         "gap": _number(row["properties"].get("band_gap_eV"), 2),
-        "dimensions": ", ".join(dimensions) or DASH,
+        "dimensions": _dimensions_text(dimensions),
         "expected": label.expected if label is not None else DASH,
         "ending": data.ending(row),
-        "warnings": [f"{name}: {text}" for name, doc in documents.items() for text in doc.get("warnings") or []],
     }
+
+
+def _dimensions_text(dimensions: dict[str, int]) -> str:
+    """In how many directions the stages find a path; which stage finds which only where they disagree."""
+    if len(set(dimensions.values())) == 1:
+        return f"{next(iter(dimensions.values()))}D"
+    return ", ".join(f"{name} {number}D" for name, number in dimensions.items()) or DASH
+
+
+def warnings(data: ReportData, rows: list[dict[str, Any]]) -> list[tuple[str, str, list[dict[str, Any]]]]:
+    """What the documents warn of, as stage, sentence and the candidates that it concerns."""
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        for name, document in _documents(data, row).items():
+            for text in dict.fromkeys(document.get("warnings") or []):
+                found.setdefault((name, text), []).append(row)
+    return [(stage, text, concerned) for (stage, text), concerned in found.items()]
 
 
 def _documents(data: ReportData, row: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -362,7 +391,18 @@ def formula_html(formula: str | None) -> Markup:
         return Markup(DASH)
     if not re.fullmatch(r"(?:[A-Z][a-z]?|[()]|\d+(?:\.\d+)?)+", formula):
         return escape(formula)
-    return Markup(re.sub(r"(\d+(?:\.\d+)?)", r"<sub>\1</sub>", formula))  # noqa: S704  only letters, digits, brackets
+    return Markup(re.sub(r"(\d+(?:\.\d+)?)", r"<sub>\1</sub>", formula))
+
+
+def space_group_html(symbol: str) -> Markup:
+    """A Hermann-Mauguin symbol with the numbers of its screw axes set low."""
+    return Markup(re.sub(r"_(\d)", r"<sub>\1</sub>", str(escape(symbol))))
+
+
+def scientific_html(value: float) -> Markup:
+    """A number as a mantissa with one decimal and a power of ten."""
+    mantissa, exponent = f"{value:.1e}".split("e")
+    return Markup("{} × 10<sup>{}</sup>").format(mantissa, str(int(exponent)).replace("-", "−"))
 
 
 def data_link(text: str, kind: str) -> str:

@@ -178,10 +178,8 @@ class ReportData:
         """Where a candidate ended, in words."""
         lost = self.lost_at(row)
         if lost:
-            return "; ".join(
-                f"{row['stages'][name]['status']} at {name}: {Reason(row['stages'][name]['reason']).sentence}"
-                for name in lost
-            )
+            entries = [(name, row["stages"][name]) for name in lost]
+            return "; ".join(f"{e['status']} at {name}: {reason_of(e).replace('_', ' ')}" for name, e in entries)
         if self.on_shortlist(row):
             return "on the shortlist"
         open_at = [n for n, e in row["stages"].items() if e["status"] in (Status.PENDING, Status.RUNNING)]
@@ -234,17 +232,13 @@ def collect(database: Database, campaign: str) -> ReportData:
     return ReportData(ledger.document, intake, stages, rows, broken_jobs(ledger), labels)
 
 
-def _documents(
-    database: Database, ledger: Ledger, rows: list[dict[str, Any]]
-) -> dict[tuple[str, str], dict[str, Any]]:
+def _documents(database: Database, ledger: Ledger, rows: list[dict[str, Any]]) -> dict[tuple[str, str], dict[str, Any]]:
     """Stored documents by material id and stage: of each, the one that the ledger's entry came from."""
     wanted = {
         (row["material_id"], stage): entry.get("job_uuid") for row in rows for stage, entry in row["stages"].items()
     }
     found: dict[tuple[str, str], dict[str, Any]] = {}
-    outputs = database.job_store.docs_store.query(
-        {"metadata.campaign": ledger.campaign}, properties=["output", "uuid"]
-    )
+    outputs = database.job_store.docs_store.query({"metadata.campaign": ledger.campaign}, properties=["output", "uuid"])
     for output in outputs:
         for result in (output.get("output") or {}).get("results") or []:
             key = (result["material_id"], result["stage"])
@@ -254,9 +248,11 @@ def _documents(
 
 
 def _count(stage: StageReport, rows: list[dict[str, Any]]) -> None:
-    reasons: Counter[tuple[str, str]] = Counter()
+    reasons: Counter[tuple[str, Reason]] = Counter()
     for row in rows:
-        stage.seconds += [a["seconds"] for a in row.get("attempts", []) if a["stage"] == stage.name and a.get("seconds")]
+        stage.seconds += [
+            a["seconds"] for a in row.get("attempts", []) if a["stage"] == stage.name and a.get("seconds")
+        ]
         entry = row["stages"].get(stage.name)
         if entry is None:
             continue
@@ -264,8 +260,8 @@ def _count(stage: StageReport, rows: list[dict[str, Any]]) -> None:
         stage.reused += entry.get("reused_from") is not None
         if entry.get("seconds"):
             stage.seconds.append(entry["seconds"])
-        if entry["status"] in LOST and entry.get("reason"):
-            reasons[entry["status"], entry["reason"]] += 1
+        if entry["status"] in LOST:
+            reasons[entry["status"], reason_of(entry)] += 1
         if stage.gate is not None and entry.get("quantity") == stage.gate.quantity:
             value = entry.get("value")
             if value is None or not math.isfinite(value):
@@ -273,9 +269,14 @@ def _count(stage: StageReport, rows: list[dict[str, Any]]) -> None:
             else:
                 stage.values[row["material_id"]] = value
     stage.reasons = [
-        ReasonCount(status, reason, Reason(reason).sentence, count)
+        ReasonCount(status, str(reason), reason.sentence, count)
         for (status, reason), count in sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
     ]
+
+
+def reason_of(entry: dict[str, Any]) -> Reason:
+    """Why a candidate was lost at a stage; a stage that a cancelled campaign never reached has no entry of its own."""
+    return Reason(entry.get("reason") or Reason.CANCELLED)
 
 
 def gate_text(gate: Gate) -> str:
@@ -288,7 +289,7 @@ def gate_text(gate: Gate) -> str:
         bounds.append(f"at least {gate.minimum:g} {quantity.unit}".strip())
     if gate.top is not None:
         bounds.append(f"the best {gate.top}")
-    return f"{quantity.label}: {', '.join(bounds)}" if bounds else "no gate: every answer passes"
+    return f"{quantity.label}: {', '.join(bounds)}" if bounds else "none; every answer passes"
 
 
 def _property_gates_text(properties: dict[str, Any]) -> str:
@@ -297,7 +298,7 @@ def _property_gates_text(properties: dict[str, Any]) -> str:
         for name, bounds in properties.items()
         if bounds and (bounds.get("max") is not None or bounds.get("min") is not None)
     ]
-    return "; ".join(texts) or "no gate: every structure that can be read passes"
+    return "; ".join(texts) or "none; every structure that can be read passes"
 
 
 def comparable_quantity(first: StageReport, second: StageReport) -> Quantity:
@@ -305,6 +306,11 @@ def comparable_quantity(first: StageReport, second: StageReport) -> Quantity:
     if first.quantity == second.quantity and first.quantity in BARRIERS:
         return first.quantity
     return Quantity.BARRIER_1D
+
+
+def sigma_name(barrier: Quantity) -> str:
+    """Field of a barrier's standard deviation in a document."""
+    return barrier.value.replace("_eV", "_sigma_eV")
 
 
 def pairs(first: StageReport, second: StageReport) -> dict[str, tuple[float, float]]:
@@ -358,26 +364,31 @@ def class_order(classes: set[str]) -> list[str]:
     return [name for name in KNOWN_CLASSES if name in classes] + sorted(classes - set(KNOWN_CLASSES))
 
 
-def known_classes(data: ReportData) -> tuple[list[str], list[str], dict[str, dict[str, int]]]:
+def known_classes(data: ReportData) -> tuple[list[str], list[str], dict[str, Counter[str]]]:
     """Count the materials of each known class by where they ended.
 
     Returns
     -------
     tuple
-        Classes, places, and counts by class and place. A material that two stages side by side lost counts at the
-        first of them.
+        Classes, places, and counts by class and place. A material that two stages side by side rejected counts at the
+        first of them; one that failed or was skipped anywhere has no answer and counts there alone.
     """
-    places = ["intake", *(stage.name for stage in data.screening), "waiting", "shortlist"]
-    counts: dict[str, dict[str, int]] = {}
+    counts: dict[str, Counter[str]] = {}
     for row in data.rows:
         label = data.labels.get(row["material_id"])
-        if label is None:
-            continue
-        lost = data.lost_at(row)
-        if lost:
-            place = lost[0]
-        else:
-            place = "shortlist" if data.on_shortlist(row) else "waiting"
-        line = counts.setdefault(label.expected, dict.fromkeys(places, 0))
-        line[place] += 1
-    return class_order(set(counts)), [p for p in places if any(c[p] for c in counts.values())], counts
+        if label is not None:
+            counts.setdefault(label.expected, Counter())[_place(data, row)] += 1
+    names = ["intake", *(stage.name for stage in data.screening)]
+    places = [*(f"rejected at {name}" for name in names), "failed", "skipped", "waiting", "shortlist"]
+    return class_order(set(counts)), [place for place in places if any(c[place] for c in counts.values())], counts
+
+
+def _place(data: ReportData, row: dict[str, Any]) -> str:
+    lost = data.lost_at(row)
+    statuses = {row["stages"][name]["status"] for name in lost}
+    for status in (Status.FAILED, Status.SKIPPED):
+        if status in statuses:
+            return str(status)
+    if lost:
+        return f"rejected at {lost[0]}"
+    return "shortlist" if data.on_shortlist(row) else "waiting"

@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 
 from ..flows.gate import Status
 from ..makers.quantities import Quantity
-from .report_data import ReportData, StageReport, class_order, comparable_quantity, pairs
+from .report_data import ReportData, StageReport, class_order, comparable_quantity, pairs, sigma_name
 
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 INK, GRID, ACCENT = "#1f2933", "#e6e9ee", "#0b6e75"
@@ -42,7 +42,7 @@ def _figure(traces: Sequence[Any], height: int, **layout: Any) -> go.Figure:
         "ticks": "outside",
         "tickcolor": "#8a94a1",
         "automargin": True,
-        "title": {"standoff": 8},
+        "title": {"standoff": 8, "font": {"size": 13}},
     }
     figure.update_layout(
         template="none",
@@ -135,7 +135,6 @@ def compare(data: ReportData, first: StageReport, second: StageReport) -> Compar
     x, y = (np.array(values, dtype=float) for values in zip(*found.values(), strict=True))
     rows = {row["material_id"]: row for row in data.rows}
     groups = _groups(data, found)
-    sigma_name = quantity.value.replace("_eV", "_sigma_eV")
     traces: list[Any] = []
     low, high = min(0.0, x.min(), y.min()), 1.08 * max(x.max(), y.max(), 0.1)
     traces.append(
@@ -149,8 +148,8 @@ def compare(data: ReportData, first: StageReport, second: StageReport) -> Compar
             go.Scatter(
                 x=[found[m][0] for m in members],
                 y=[found[m][1] for m in members],
-                error_x=_errors(first, members, sigma_name, colour),
-                error_y=_errors(second, members, sigma_name, colour),
+                error_x=_errors(first, members, sigma_name(quantity), colour),
+                error_y=_errors(second, members, sigma_name(quantity), colour),
                 mode="markers",
                 name=name,
                 marker={"size": 9, "color": colour, "symbol": symbol, "line": {"color": "white", "width": 1}},
@@ -158,7 +157,7 @@ def compare(data: ReportData, first: StageReport, second: StageReport) -> Compar
                 hovertemplate=f"%{{text}}<br>{first.name} %{{x:.2f}} eV, {second.name} %{{y:.2f}} eV<extra></extra>",
             )
         )
-    figure = _figure(traces, height=400, margin={"l": 60, "r": 16, "t": 34, "b": 52})
+    figure = _figure(traces, height=360, margin={"l": 60, "r": 16, "t": 34, "b": 52})
     label = {"barrier_1d_eV": "1D", "barrier_2d_eV": "2D", "barrier_3d_eV": "3D"}[quantity.value]
     figure.update_xaxes(title={"text": f"{first.name} {label} barrier / eV"}, range=[low, high])
     figure.update_yaxes(title={"text": f"{second.name} {label} barrier / eV"}, range=[low, high])
@@ -179,7 +178,7 @@ def _groups(data: ReportData, found: Mapping[str, Any]) -> list[tuple[str, str, 
     if data.labels:
         classes = class_order({label.expected for label in data.labels.values()})
         groups = [
-            (f"known {name}", CLASS_COLOURS[i % len(CLASS_COLOURS)], "circle",
+            (name, CLASS_COLOURS[i % len(CLASS_COLOURS)], "circle",
              [m for m in found if m in data.labels and data.labels[m].expected == name])
             for i, name in enumerate(classes)
         ]  # fmt: skip
@@ -253,7 +252,11 @@ def plane(values: Sequence[Sequence[float | None]] | None, colour_title: str) ->
         zmin=0.0,
         zmax=limit,
         colorscale="Viridis",
-        colorbar={"title": {"text": colour_title, "side": "right"}, "thickness": 12, "outlinewidth": 0},
+        colorbar={
+            "title": {"text": colour_title, "side": "right", "font": {"size": 13}},
+            "thickness": 12,
+            "outlinewidth": 0,
+        },
         hovertemplate="a %{x:.2f}, b %{y:.2f}: %{z:.2f} eV<extra></extra>",
         hoverongaps=False,
     )
@@ -287,7 +290,7 @@ def sensitivity(stage: StageReport) -> go.Figure | None:
         x=x, y=y, mode="lines", line={"color": ACCENT, "width": 2, "shape": shape}, showlegend=False,
         hovertemplate="threshold %{x:.3f}: %{y} candidates<extra></extra>",
     )  # fmt: skip
-    figure = _figure([curve], height=300, margin={"l": 56, "r": 16, "t": 40, "b": 52})
+    figure = _figure([curve], height=300, margin={"l": 56, "r": 24, "t": 40, "b": 52})
     unit = f" / {quantity.unit}" if quantity.unit else ""
     figure.update_xaxes(title={"text": f"{stage.name}: {short_label(quantity)}{unit}"}, range=[low, high])
     figure.update_yaxes(title={"text": "candidates within"}, range=[0, 1.08 * len(values)])
@@ -306,7 +309,7 @@ def _marks(stage: StageReport) -> list[tuple[float, str]]:
         return []
     marks = [(stage.gate.maximum, "max"), (stage.gate.minimum, "min")]
     if stage.gate.top is not None:
-        marks.append((stage.budget_threshold, f"best {stage.gate.top}"))
+        marks.append((stage.budget_threshold, f"best {stage.gate.top}:"))
     return [(value, f"{name} {value:.3g}") for value, name in marks if value is not None]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from ..transport.errors import HopflowError
@@ -27,16 +28,16 @@ CAVEATS = {
         "barrier in the sense of an experiment."
     ),
     "gnn": (
-        "A gnn barrier is what a graph network, trained on published DFT-NEB barriers, expects for vacancy hops between "
-        "the mobile ion's own sites along straight lines. Interstitial and concerted mechanisms, and sites that are "
-        "empty in the given structure, are not seen. ± is one standard deviation as calibrated on held-out data; for "
-        "chemistry unlike the training set's the error can be larger than it says."
+        "A gnn barrier is what a graph network, trained on published DFT-NEB barriers, expects for vacancy hops "
+        "between the mobile ion's own sites along straight lines. Interstitial and concerted mechanisms, and sites "
+        "that are empty in the given structure, are not seen. ± is one standard deviation as calibrated on held-out "
+        "data; for chemistry unlike the training set's the error can be larger than it says."
     ),
     "pes": (
-        "A pes barrier comes from moving one ion through the otherwise frozen crystal with a machine-learned potential. "
-        "Neighbours cannot make way, so barriers are mostly too high, and concerted motion is absent; far from the "
-        "sites the potential extrapolates. It tells whether there is connected room for the ion, and in which "
-        "directions."
+        "A pes barrier comes from moving one ion through the otherwise frozen crystal with a machine-learned "
+        "potential. Neighbours cannot make way, so barriers are mostly too high, and concerted motion is absent; far "
+        "from the sites the potential extrapolates. It tells whether there is connected room for the ion, and in "
+        "which directions."
     ),
     "neb": (
         "A neb barrier is the highest minus the lowest energy of a converged climbing-image band of one vacancy hop, "
@@ -44,14 +45,12 @@ CAVEATS = {
         "bands with DFT-NEB find mean absolute errors of about 0.15 to 0.35 eV; differences between candidates smaller "
         "than that mean little. Only the hops on the path that the network found cheapest were computed."
     ),
-    "dft": (
-        "The dft stage writes inputs; no DFT calculation was run, and passing it says only that inputs exist."
-    ),
+    "dft": ("The dft stage writes inputs; no DFT calculation was run, and passing it says only that inputs exist."),
 }
 
 GENERAL_CAVEATS = (
-    "A migration barrier is not a conductivity: the number of mobile vacancies or interstitials, the attempt frequency, "
-    "grain boundaries, and the electronic and electrochemical stability are not looked at.",
+    "A migration barrier is not a conductivity: the number of mobile vacancies or interstitials, the attempt "
+    "frequency, grain boundaries, and the electronic and electrochemical stability are not looked at.",
     "Failed is not rejected: a failed candidate got no answer and may be a good conductor.",
     "Every gate also loses good materials. The comparison of stages shows only candidates that passed the earlier "
     "gates, which makes correlations look weaker than over all materials.",
@@ -69,7 +68,7 @@ class Method:
 
 
 def methods(data: ReportData) -> list[Method]:
-    """Describe each stage by what its stored documents say; settings of a stage that did not run are the planned ones."""
+    """Describe each stage by what its stored documents say, and by the planned settings where there are none."""
     return [_method(data, stage) for stage in data.stages]
 
 
@@ -82,7 +81,8 @@ def _method(data: ReportData, stage: StageReport) -> Method:
     else:
         sentences = [
             f"{_several(doc['method'] for doc in documents)}.".replace("..", "."),
-            f"{len(documents)} results" + (f", {stage.reused} of them from earlier computations." if stage.reused else "."),
+            f"{len(documents)} results"
+            + (f", {stage.reused} of them from earlier computations." if stage.reused else "."),
         ]
         potentials = sorted({doc["potential"] for doc in documents if doc.get("potential")})
         if potentials:
@@ -130,8 +130,9 @@ def summary(data: ReportData) -> str:
     shape = ", then ".join(" and ".join(level) for level in campaign["levels"])
     parts = [
         f"{len(data.rows)} crystals were screened for the migration of {campaign['ion']} with hopflow "
-        f"{campaign.get('versions', {}).get('hopflow', '')}".rstrip() + f" (campaign {data.name}, started "
-        f"{campaign['created_at']}).",
+        f"{campaign.get('versions', {}).get('hopflow', '')}".rstrip()
+        + f" (campaign {data.name}, started "
+        f"{date_text(campaign['created_at'])}).",
         f"Source: {campaign['source']}"
         + (f", database version {campaign['database_version']}" if campaign.get("database_version") else "")
         + (f", snapshot SHA-256 {campaign['snapshot_sha256']}." if campaign.get("snapshot_sha256") else "."),
@@ -201,6 +202,11 @@ def _potential_citations(name: str) -> list[str]:
         return []
     weights = f"weights of {name}: {entry.citation}"
     return [_FAMILIES[entry.family], weights] if entry.family in _FAMILIES else [weights]
+
+
+def date_text(iso: str) -> str:
+    """A time of the ledger (ISO 8601) for people, in UTC, to the minute."""
+    return f"{datetime.fromisoformat(iso).astimezone(UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def looks_like_mp_id(material_id: str) -> bool:

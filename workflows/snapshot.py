@@ -8,12 +8,13 @@ import json
 import os
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..transport import errors
 from ..transport.errors import CandidateError, Reason
-from .candidates import Candidate, Fate, Intake, IntakeError, missing_candidate
+from .candidates import Candidate, Fate, Intake, IntakeError, mark_duplicates, missing_candidate
 
 FORMAT = "hopflow snapshot 1"
 
@@ -120,14 +121,23 @@ def from_snapshot(file: Path | str, mp_ids: Sequence[str] | None = None) -> Inta
 
 
 def _choose(candidates: list[Candidate], mp_ids: Sequence[str], path: Path) -> list[Candidate]:
-    by_request = {name: c for c in candidates for name in (*c.requested_ids, c.material_id)}
+    by_name: dict[str, list[Candidate]] = {}
+    for candidate in candidates:
+        for name in dict.fromkeys((*candidate.requested_ids, candidate.material_id)):
+            by_name.setdefault(name, []).append(candidate)
     chosen: dict[str, Candidate] = {}
-    for name in dict.fromkeys(mp_ids):
-        found = by_request.get(name) or missing_candidate(
-            name, f"The snapshot {path.name} holds no material {name}; check the id or freeze a new snapshot."
-        )
-        chosen.setdefault(found.material_id, found)
-    return list(chosen.values())
+    for name in dict.fromkeys(str(name).strip() for name in mp_ids):
+        found = by_name.get(name) or [
+            missing_candidate(
+                name, f"The snapshot {path.name} holds no material {name}; check the id or freeze a new snapshot."
+            )
+        ]
+        chosen |= {candidate.material_id: candidate for candidate in found}
+    # A crystal whose earlier twin was not chosen is nobody's duplicate here.
+    restored = [
+        replace(c, fate=Fate.FOUND, duplicate_of=None, error=None) if c.duplicate_of else c for c in chosen.values()
+    ]
+    return mark_duplicates(restored)
 
 
 def _content(intake: Intake) -> dict[str, Any]:

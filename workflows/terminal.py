@@ -28,12 +28,12 @@ def duration(seconds: float | None) -> str:
 
 def funnel_table(overview: Overview) -> Table:
     """Return the funnel of a campaign as a table."""
-    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     table = Table(
-        box=SIMPLE_HEAD,
+        box=None,
         padding=(0, 1, 0, 0),
+        pad_edge=False,
         title=f"{overview.campaign}: {overview.candidates} candidates, {overview.state}",
         title_justify="left",
     )
@@ -102,7 +102,6 @@ def story(row: dict[str, Any], history: list[tuple[str, dict[str, Any]]]) -> lis
 
 def outcome_table(rows: list[dict[str, Any]], stages: list[str], limit: int = 30) -> Table:
     """Return candidates with the value of every stage, those that came farthest first."""
-    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     def farness(row: dict[str, Any]) -> tuple[int, float]:
@@ -111,8 +110,9 @@ def outcome_table(rows: list[dict[str, Any]], stages: list[str], limit: int = 30
         return -len(passed), values[-1] if values else math.inf
 
     table = Table(
-        box=SIMPLE_HEAD,
+        box=None,
         padding=(0, 1, 0, 0),
+        pad_edge=False,
         title="candidates, the farthest first; barriers in eV",
         title_justify="left",
     )

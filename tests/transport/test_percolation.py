@@ -6,12 +6,11 @@ from collections import deque
 
 import numpy as np
 import pytest
+from hopflow.transport.errors import NonFiniteEnergyError
+from hopflow.transport.percolation import level_map, neighbour_offsets, percolate_graph, percolate_grid
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-
-from hopflow.transport.errors import NonFiniteEnergyError
-from hopflow.transport.percolation import level_map, neighbour_offsets, percolate_graph, percolate_grid
 
 INF = float("inf")
 
@@ -281,3 +280,19 @@ def test_sheared_setting_gives_the_same_thresholds() -> None:
     sheared = square[(i + j) % 6, j, k]  # the same field on a' = a, b' = a + b
     lattice = np.array([[3.0, 0, 0], [3.0, 3.0, 0], [0, 0, 3.0]])
     assert percolate_grid(sheared, lattice=lattice).thresholds_eV == percolate_grid(square).thresholds_eV
+
+
+def test_kernels_compile_without_a_cache_where_no_folder_can_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    from hopflow.transport import compiled
+
+    asked = []
+
+    def read_only_njit(cache: bool = False) -> object:
+        asked.append(cache)
+        if cache:
+            raise RuntimeError("cannot cache function 'f': no locator available for file 'f.py'")
+        return lambda function: function
+
+    monkeypatch.setattr(compiled, "njit", read_only_njit)
+    assert compiled.compiled(len)("abc") == 3
+    assert asked == [True, False]

@@ -238,6 +238,22 @@ def test_transactions_are_whole_or_undone(tmp_path: Path, seed: int) -> None:
         assert content(store.client) == stored(tmp_path)
 
 
+def test_a_collection_dropped_or_renamed_inside_a_transaction(tmp_path: Path) -> None:
+    store = EmbeddedStore(tmp_path)
+    database = store.client["hopflow"]
+    with store.transaction():
+        database["rows"].insert_one({"_id": 1, "n": 1})
+        database["rows"].drop()
+        database["rows"].insert_one({"_id": 1, "n": 2})
+        database["copies"].insert_one({"_id": 1, "n": 3})
+        database["copies"].rename("renamed")
+        database["copies"].insert_one({"_id": 1, "n": 4})
+        database["renamed"].update_one({"_id": 1}, {"$inc": {"n": 10}})
+    found = {name: database[name].find_one({"_id": 1})["n"] for name in ("rows", "copies", "renamed")}
+    assert found == {"rows": 2, "copies": 4, "renamed": 13}
+    assert content(store.client) == stored(tmp_path)
+
+
 def test_a_failed_update_changes_nothing_of_its_document(tmp_path: Path) -> None:
     store = EmbeddedStore(tmp_path)
     rows = store.client["hopflow"]["rows"]
@@ -327,6 +343,7 @@ def test_a_torn_tail_leaves_the_state_before(tmp_path: Path) -> None:
     for garbage in (b"\0" * 5000, b"\xf1HF\x01" * 100, os.urandom(300)):
         (other / "store.log").write_bytes(whole[:cut] + garbage)
         torn = EmbeddedStore(other)
+        assert (other / "store.log").stat().st_size == cut
         assert content(torn.client) == before
         torn.client["hopflow"]["rows"].insert_one({"_id": 3})
         assert content(torn.client) == stored(other)

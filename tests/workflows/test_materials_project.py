@@ -12,13 +12,17 @@ import pytest
 from hopflow.transport.errors import HopflowError, Reason
 from hopflow.workflows.intake import Fate, from_snapshot, resolve_materials, write_snapshot
 from hopflow.workflows.materials_project import canonical_id, from_materials_project, query_keys
+from hypothesis import given
+from hypothesis import strategies as st
 from pymatgen.core import Lattice, Structure
 
 KEY = "k" * 32
 
 
 def rock_salt(edge_A: float, anion: str = "F") -> dict:
-    return Structure.from_spacegroup("Fm-3m", Lattice.cubic(edge_A), ["Li", anion], [[0, 0, 0], [0.5] * 3]).as_dict()
+    half = edge_A / 2
+    lattice = Lattice([[0, half, half], [half, 0, half], [half, half, 0]])
+    return Structure(lattice, ["Li", anion], [[0, 0, 0], [0.5] * 3]).as_dict()
 
 
 def material(
@@ -28,7 +32,7 @@ def material(
     return {
         "material_id": name,
         "task_ids": [name, *tasks],
-        "structure": rock_salt(edge_A if edge_A is not None else 4.0 + number * 1e-4, anion),
+        "structure": rock_salt(edge_A if edge_A is not None else 4.0 + number * 5e-3, anion),
         "formula_pretty": f"Li{anion}",
         "elements": ["Li", anion],
         "energy_above_hull": 0.01 * (number % 7),
@@ -168,6 +172,16 @@ def test_spelling_of_emmet_identifiers():
     assert str(AlphaID("mp-149")) != "mp-149"
 
 
+@given(st.integers(1, 10**9))
+def test_both_spellings_of_a_number_are_one_id(number):
+    from emmet.core.mpid import AlphaID
+
+    name = canonical_id(f"mp-{number}")
+    assert name == canonical_id(str(AlphaID(number, prefix="mp"))) == canonical_id(name)
+    assert AlphaID(name) == AlphaID(f"mp-{number}")
+    assert (name == f"mp-{number}") == (AlphaID(f"mp-{number}").string == f"mp-{number}")
+
+
 def test_every_requested_id_has_a_fate(service, capfd):
     asked = [
         "mp-151",
@@ -202,7 +216,7 @@ def test_every_requested_id_has_a_fate(service, capfd):
     assert fates["mp-149"] == (Fate.FOUND, "mp-149")
 
     assert by_id["mp-151"].structure.composition.reduced_formula == by_id["mp-151"].formula == "LiCl"
-    assert by_id["mp-151"].structure == Structure.from_dict(rock_salt(4.0151, "Cl"))
+    assert by_id["mp-151"].structure == Structure.from_dict(rock_salt(4.755, "Cl"))
     assert by_id["mp-151"].properties == {"energy_above_hull_eV_per_atom": pytest.approx(0.04), "band_gap_eV": 8.0}
     assert by_id["mp-160"].properties == {"energy_above_hull_eV_per_atom": None, "band_gap_eV": None}
     assert by_id["mp-151"].source == "Materials Project mp-151, structure of task mp-500151"
@@ -211,7 +225,7 @@ def test_every_requested_id_has_a_fate(service, capfd):
     assert "Incorrect pseudopotential" in str(by_id["mp-152"].error)
     assert [c.material_id for c in intake.candidates if c.enters_funnel] == ["mp-151", "mp-149", "mp-160"]
     assert intake.database_version == "2025.09.25"
-    assert seen[-1] == (7, 7)  # distinct well-formed ids: 151 150 149 mvc-77 152 153 999 160 less one spelling twice
+    assert seen == [(8, 8)]  # ids, less the repeated one, the second spelling of mp-149 and the one that is no id
     assert capfd.readouterr() == ("", "")
 
 
@@ -231,6 +245,7 @@ def test_bulk_requests(service):
     seen = []
     intake = from_materials_project(wanted, api_key=KEY, endpoint=service.url, progress=lambda *n: seen.append(n))
     assert [candidate.material_id for candidate in intake.candidates] == wanted
+    assert intake.fates() == {Fate.FOUND: 1100}
     assert service.paths()["/materials/summary/"] == 3
     assert service.paths()["/materials/core/"] == 0
     assert seen == [(500, 1100), (1000, 1100), (1100, 1100)]
@@ -267,6 +282,8 @@ def test_query_is_checked_before_the_service_is_asked_for_it(service):
     with pytest.raises(HopflowError, match=r"allowed: .*FM"):
         from_materials_project(mp_query={"magnetic_ordering": "loud"}, api_key=KEY, endpoint=service.url)
     assert set(service.paths()) == {"/heartbeat"}
+    with pytest.raises(HopflowError, match="list of Materials Project ids is empty"):
+        from_materials_project([], api_key=KEY, endpoint=service.url)
 
 
 def test_busy_service_is_asked_again(service):
