@@ -111,9 +111,7 @@ def with_results(candidate: Candidate, results: Iterable[CandidateResult]) -> Ca
     return Candidate(candidate.material_id, candidate.structure, keys)
 
 
-def _next_level(
-    funnel: Funnel, stage: str, candidates: Sequence[Candidate], results: Sequence[CandidateResult]
-) -> Any:
+def _next_level(funnel: Funnel, stage: str, candidates: Sequence[Candidate], results: Sequence[CandidateResult]) -> Any:
     level = funnel.level_of(stage)
     last = level == len(funnel.levels) - 1
     if last or len(funnel.levels[level]) > 1 or funnel.has_budget(level):

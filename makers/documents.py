@@ -39,7 +39,8 @@ class StageDocument(BaseModel):
 
     def uncertainty(self, quantity: Quantity) -> float | None:
         """One standard deviation of the quantity, in its unit, where the method knows it."""
-        return getattr(self, quantity.value.replace("_eV", "_sigma_eV"), None)
+        name = quantity.value.replace("_eV", "_sigma_eV")
+        return getattr(self, name, None) if name != quantity.value else None
 
     @classmethod
     def quantities(cls) -> list[Quantity]:

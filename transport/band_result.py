@@ -43,7 +43,8 @@ class BandSettings:
     max_step_A
         Longest displacement of an atom in a step.
     run_away_A
-        An end point whose migrating ion relaxes farther than this, against the rest of the crystal, ran away.
+        An end point whose migrating ion relaxes farther than this, against the rest of the crystal, or more than half
+        way to the other end, ran away. Sites of fast conductors are shallow: 1 Angstrom is not unusual there.
     max_barrier_eV
         Larger barriers are not reported: no potential is to be trusted there.
     min_length_A
@@ -62,7 +63,7 @@ class BandSettings:
     interpolation: Literal["idpp", "path"] = "idpp"
     bow_A: float = 0.05
     max_step_A: float = 0.2
-    run_away_A: float = 1.0
+    run_away_A: float = 1.5
     max_barrier_eV: float = 5.0
     min_length_A: float = 8.0
 
@@ -95,7 +96,8 @@ class BandResult:
     climbing_image
         Index of the climbing image among all images, or None.
     intermediate_minimum
-        The band dips between two maxima: it is two hops in one.
+        An inner image lies below images on both its sides by more than 0.05 eV: the band is two hops in one, or an end
+        point is not the minimum that it should be.
     images
         Atoms of every image, the migrating ion last, positions continuous along the band; the end points alone where
         the band was not begun.

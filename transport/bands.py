@@ -212,7 +212,7 @@ def splined_extremes_eV(positions: np.ndarray, energies: np.ndarray, forces: np.
 
 
 def has_intermediate_minimum(energies: np.ndarray, depth_eV: float = 0.05) -> bool:
-    """Whether the band dips by more than ``depth_eV`` between two maxima: two hops in one."""
+    """Whether an inner image lies more than ``depth_eV`` below images on both its sides: two hops in one."""
     return any(
         min(energies[:k].max(), energies[k + 1 :].max()) - energies[k] > depth_eV for k in range(1, len(energies) - 1)
     )

@@ -167,6 +167,7 @@ class _BandRun:
         if not self.settings.relax_endpoints:
             return
         ions = []
+        hop = float(np.linalg.norm(self.given[1, -1] - self.given[0, -1]))
         for name, relaxed, given in zip(("first", "last"), self.positions[[0, -1]], self.given, strict=True):
             moved = relaxed - given
             moved -= moved[:-1].mean(axis=0) if len(moved) > 1 else 0.0
@@ -178,7 +179,6 @@ class _BandRun:
                     Reason.ENDPOINT_RAN_AWAY,
                 )
             ions.append(given[-1] + moved[-1])
-        hop = float(np.linalg.norm(self.given[1, -1] - self.given[0, -1]))
         if np.linalg.norm(ions[1] - ions[0]) < 0.3 * hop:
             raise NotConvergedError(
                 "Both end points relaxed into one minimum; the hop does not exist in this potential.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -20,9 +21,9 @@ from .liveness import is_dead
 from .spec import CampaignSpec, PropertyGate
 
 if TYPE_CHECKING:
-    from .database import Database
     from .candidates import Candidate as IntakeCandidate
     from .candidates import Intake
+    from .database import Database
 
 MAX_WORKFLOW_BYTES = 8_000_000
 """Structures that one workflow may carry, well under MongoDB's 16 MB for a document."""
@@ -329,11 +330,11 @@ def advance(database: Database, campaign: str) -> Advance:
     if ledger.document["state"] == "cancelled":
         return Advance([], 0, True)
     with database.transaction():
-        shared = ledger.share_budgets(ledger.in_flight())
         if _owes_results(ledger):
             # A worker whose clock runs behind may have stored a result that the incremental sync passed by.
             ledger.document["synced_until"] = ""
             ledger.sync()
+        shared = ledger.share_budgets(ledger.in_flight())
         added = add_missing_workflows(database, ledger, funnel_of(ledger))
         finished = not added and not ledger.in_flight()
         state = "done" if finished else "active"
@@ -394,6 +395,7 @@ def resume(
                 launchpad.reignite_wf(fw_id)
             database.campaigns.update_one({"_id": campaign}, {"$set": {"state": "active"}})
             ledger.reload()
+        _mend_half_done(database, campaign)
         lost = _rerun_lost(database, campaign, expiration_seconds)
         fizzled = [
             job["fw_id"]
@@ -405,6 +407,47 @@ def resume(
         retried = _retry(ledger, error_match) if retry_failed else 0
         added = add_missing_workflows(database, ledger, funnel_of(ledger))
     return Resume(lost, len(fizzled), retried, added)
+
+
+SETTLING_SECONDS = 5.0
+"""FireWorks changes a workflow in several writes that take far less; what stays half done is a dead worker's."""
+
+
+def _lasting(database: Database, find: Callable[[], set[Any]]) -> set[Any]:
+    """Return what is found now and still after a while; the embedded database has nobody else who could be at work."""
+    found = find()
+    if found and database.kind != "embedded":
+        time.sleep(SETTLING_SECONDS)
+        found &= find()
+    return found
+
+
+def _mend_half_done(database: Database, campaign: str) -> None:
+    """Put right what a kill left half done on a server, where FireWorks writes one document after the other.
+
+    A workflow that stayed locked is unlocked; a job without a workflow is removed, and what it owes is added again; a
+    job that was reserved and never begun is set free.
+    """
+    launchpad = database.launchpad
+    of_campaign = {"metadata.campaign": campaign}
+
+    def locked() -> set[Any]:
+        rows = launchpad.workflows.find({**of_campaign, "locked": {"$exists": True}}, {"updated_on": 1})
+        return {(row["_id"], row["updated_on"]) for row in rows}
+
+    def orphans() -> set[Any]:
+        nodes = {node for row in launchpad.workflows.find(of_campaign, {"nodes": 1}) for node in row["nodes"]}
+        return {job["fw_id"] for job in launchpad.fireworks.find({"spec.campaign": campaign}, {"fw_id": 1})} - nodes
+
+    def reserved() -> set[Any]:
+        query = {"spec.campaign": campaign, "state": "RESERVED", "launches": []}
+        return {job["fw_id"] for job in launchpad.fireworks.find(query, {"fw_id": 1})}
+
+    for workflow, _ in _lasting(database, locked):
+        launchpad.workflows.update_one({"_id": workflow}, {"$unset": {"locked": ""}})
+    launchpad.fireworks.delete_many({"fw_id": {"$in": sorted(_lasting(database, orphans))}})
+    for fw_id in sorted(_lasting(database, reserved)):
+        launchpad.rerun_fw(fw_id)
 
 
 def _rerun_lost(database: Database, campaign: str, expiration_seconds: int) -> int:

@@ -172,7 +172,10 @@ class Launcher:
     def _exists(self, workflow: Any) -> bool:
         """Whether the launchpad has the jobs already: a job that ran twice must not add its children twice."""
         uuids = [firework.spec["job_uuid"] for firework in workflow.fws]
-        return self.database.launchpad.fireworks.find_one({"spec.job_uuid": {"$in": uuids}}, {"_id": 1}) is not None
+        launchpad = self.database.launchpad
+        found = [job["fw_id"] for job in launchpad.fireworks.find({"spec.job_uuid": {"$in": uuids}}, {"fw_id": 1})]
+        # A job that no workflow holds is what a kill left; it will never run and must not stand in the way.
+        return bool(found) and launchpad.workflows.find_one({"nodes": {"$in": found}}, {"_id": 1}) is not None
 
     def _fizzle(self, member: ComputeProcess, message: str, stack: str) -> None:
         from fireworks import FWAction

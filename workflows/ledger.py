@@ -166,10 +166,17 @@ class Ledger:
         for level, stages in enumerate(self.levels):
             if waiting:
                 break
-            members = [row for row in self.rows() if self.entered(row, level)]
+            rows = self.rows()
+            if any(self._undecided_before(row, level) for row in rows):
+                break
+            members = [row for row in rows if self.entered(row, level)]
             for stage in stages:
                 gate = self.gate(stage)
-                if gate.top is None or stage in self.document.get("budgets", {}):
+                if gate.top is None:
+                    continue
+                if stage in self.document.get("budgets", {}):
+                    # A kill between sharing and applying leaves rows that still wait.
+                    self._apply_budget(stage)
                     continue
                 if any(stage not in row["stages"] for row in members):
                     return closed
@@ -202,6 +209,13 @@ class Ledger:
             self.database.candidates.update_one(
                 {"_id": row["_id"]}, {"$set": {f"stages.{stage}.{key}": value for key, value in verdict.items()}}
             )
+
+    def _undecided_before(self, row: dict[str, Any], level: int) -> bool:
+        """Whether a candidate may still come to a level: nothing has stopped it, and a verdict is missing."""
+        before = ["intake", *(stage for stages in self.levels[:level] for stage in stages)]
+        found = [row["stages"].get(stage, {}).get("status") for stage in before]
+        lost = (Status.REJECTED, Status.FAILED, Status.SKIPPED)
+        return not any(status in lost for status in found) and any(status != Status.PASSED for status in found)
 
     def entered(self, row: dict[str, Any], level: int) -> bool:
         """Whether a candidate has passed everything before a level."""

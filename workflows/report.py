@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import os
 import re
 import tempfile
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import plotly.io
 from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup, escape
+from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from ..flows.gate import Status
@@ -32,6 +31,7 @@ from .report_data import (
     known_classes,
     sigma_name,
 )
+from .report_markup import DASH, count_text, data_link, formula_html, material_link, scientific_html, space_group_html
 from .terminal import duration
 
 if TYPE_CHECKING:
@@ -47,7 +47,6 @@ MAX_FAILURES = 25
 """Rows that the report shows of each table; the embedded CSV holds every candidate."""
 
 PAIRS = (("bvse", "gnn"), ("gnn", "neb"), ("pes", "neb"), ("bvse", "neb"))
-DASH = "–"
 PLOT_CONFIG = {
     "displayModeBar": False,
     "responsive": True,
@@ -104,7 +103,7 @@ def render(database: Database, data: ReportData) -> str:
         scientific=scientific_html,
         short=figures.short_label,
         duration=duration,
-        count=_count_text,
+        count=count_text,
         date=texts.date_text,
     )
     template = environment.from_string(files(__package__).joinpath("templates/report.html").read_text("utf-8"))
@@ -261,7 +260,7 @@ def profile(data: ReportData, row: dict[str, Any], structure: Structure | None) 
     plots = [
         ("Energy along the band", figures.bands(band)),
         ("Energy of one moved ion", figures.plane(landscape.get("slice_eV"), "eV")),
-        ("Least level at which the ion gets there", figures.plane(landscape.get("level_slice_eV"), "eV")),
+        ("Lowest level at which the ion gets there", figures.plane(landscape.get("level_slice_eV"), "eV")),
     ]
     name = re.sub(r"[^A-Za-z0-9_.-]", "_", row["material_id"])
     downloads = []
@@ -377,43 +376,5 @@ def costs(data: ReportData) -> list[dict[str, Any]]:
     return lines
 
 
-def material_link(material_id: str) -> Markup:
-    """A material's id, with a link to the Materials Project where it is one of its ids."""
-    name = escape(material_id)
-    if not texts.looks_like_mp_id(material_id):
-        return name
-    return Markup('<a href="https://next-gen.materialsproject.org/materials/{0}">{0}</a>').format(name)
-
-
-def formula_html(formula: str | None) -> Markup:
-    """A chemical formula with its numbers set low; any other text as it is."""
-    if not formula:
-        return Markup(DASH)
-    if not re.fullmatch(r"(?:[A-Z][a-z]?|[()]|\d+(?:\.\d+)?)+", formula):
-        return escape(formula)
-    return Markup(re.sub(r"(\d+(?:\.\d+)?)", r"<sub>\1</sub>", formula))
-
-
-def space_group_html(symbol: str) -> Markup:
-    """A Hermann-Mauguin symbol with the numbers of its screw axes set low."""
-    return Markup(re.sub(r"_(\d)", r"<sub>\1</sub>", str(escape(symbol))))
-
-
-def scientific_html(value: float) -> Markup:
-    """A number as a mantissa with one decimal and a power of ten."""
-    mantissa, exponent = f"{value:.1e}".split("e")
-    return Markup("{} × 10<sup>{}</sup>").format(mantissa, str(int(exponent)).replace("-", "−"))
-
-
-def data_link(text: str, kind: str) -> str:
-    """A link that carries a file within the page."""
-    return f"data:{kind};charset=utf-8;base64,{base64.b64encode(text.encode()).decode()}"
-
-
 def _number(value: float | None, digits: int) -> str:
     return DASH if value is None else f"{value:.{digits}f}"
-
-
-def _count_text(number: int, one: str, many: str | None = None) -> str:
-    """A number with its noun: 1 candidate, 2 candidates."""
-    return f"{number:,} {one if number == 1 else many or one + 's'}"

@@ -136,7 +136,12 @@ def compare(data: ReportData, first: StageReport, second: StageReport) -> Compar
     rows = {row["material_id"]: row for row in data.rows}
     groups = _groups(data, found)
     traces: list[Any] = []
-    low, high = min(0.0, x.min(), y.min()), 1.08 * max(x.max(), y.max(), 0.1)
+    reach = [
+        value + (stage.documents[m].get(sigma_name(quantity)) or 0.0)
+        for m, values in found.items()
+        for stage, value in zip((first, second), values, strict=True)
+    ]
+    low, high = min(0.0, x.min(), y.min()), 1.05 * max(*reach, 0.1)
     traces.append(
         go.Scatter(
             x=[low, high], y=[low, high], mode="lines", line={"color": "#8a94a1", "dash": "dash", "width": 1},

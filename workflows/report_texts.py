@@ -35,9 +35,9 @@ CAVEATS = {
     ),
     "pes": (
         "A pes barrier comes from moving one ion through the otherwise frozen crystal with a machine-learned "
-        "potential. Neighbours cannot make way, so barriers are mostly too high, and concerted motion is absent; far "
-        "from the sites the potential extrapolates. It tells whether there is connected room for the ion, and in "
-        "which directions."
+        "potential. Neighbours cannot make way, so barriers are mostly too high, by electronvolts where mobile ions "
+        "fill all their sites and block each other; far from the sites the potential extrapolates. It tells whether "
+        "there is connected room for the ion, and in which directions."
     ),
     "neb": (
         "A neb barrier is the highest minus the lowest energy of a converged climbing-image band of one vacancy hop, "
@@ -80,7 +80,7 @@ def _method(data: ReportData, stage: StageReport) -> Method:
         sentences = ["No result is stored."]
     else:
         sentences = [
-            f"{_several(doc['method'] for doc in documents)}.".replace("..", "."),
+            f"Method: {_several(doc['method'] for doc in documents)}.",
             f"{len(documents)} results"
             + (f", {stage.reused} of them from earlier computations." if stage.reused else "."),
         ]

@@ -95,9 +95,8 @@ def story(row: dict[str, Any], history: list[tuple[str, dict[str, Any]]]) -> lis
         if entry.get("reused_from"):
             parts.append(f"result of job {entry['reused_from']}")
         lines.append("  " + " | ".join(parts))
-    for attempt in row.get("attempts", []):
-        lines.append(f"  earlier attempt at {attempt['stage']}: {attempt['reason']}: {attempt['message']}")
-    return lines
+    earlier = (f"  earlier attempt at {a['stage']}: {a['reason']}: {a['message']}" for a in row.get("attempts", []))
+    return [*lines, *earlier]
 
 
 def outcome_table(rows: list[dict[str, Any]], stages: list[str], limit: int = 30) -> Table:

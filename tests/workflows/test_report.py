@@ -32,8 +32,9 @@ from hopflow.workflows.campaign import launch
 from hopflow.workflows.candidates import Fate, Intake, candidate_from_structure, missing_candidate
 from hopflow.workflows.database import create_indexes, open_database
 from hopflow.workflows.ledger import Ledger
-from hopflow.workflows.report import data_link, formula_html, material_link, write_report
+from hopflow.workflows.report import write_report
 from hopflow.workflows.report_data import ReportData, StageReport, collect, gate_text, pairs, read_labels
+from hopflow.workflows.report_markup import count_text, data_link, formula_html, material_link, scientific_html
 from hopflow.workflows.spec import CampaignSpec
 from pymatgen.core import Lattice, Structure
 
@@ -49,7 +50,10 @@ ALL_STAGES = {
 
 
 def salt(a: float) -> Structure:
-    return Structure.from_spacegroup("Fm-3m", Lattice.cubic(a), ["Li", "F"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    """Rock salt, written out: to build it from its space group takes half a second."""
+    cation = [[0, 0, 0], [0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.5]]
+    anion = [[x + 0.5, y, z] for x, y, z in cation]
+    return Structure(Lattice.cubic(a), ["Li"] * 4 + ["F"] * 4, cation + anion)
 
 
 DOCUMENTS = {
@@ -334,7 +338,7 @@ def test_shortlist_is_ranked_by_the_band(finished):
     assert cells["gnnbarrier 1D, eV"] == "0.32 ± 0.08"
     assert cells["nebbarrier 1D, eV"] == "0.20"
     assert cells["directions"] == "3D"
-    assert "pes: Coarse grid." in page.text
+    assert "pes: The grid is coarse." in page.text
 
 
 def test_what_users_wrote_is_escaped(finished):
@@ -441,8 +445,7 @@ def test_labels_are_found_beside_the_structures(tmp_path, place):
     assert read_labels({"materials": {"snapshot": "x"}}) == {}
 
 
-def test_comparison_against_scipy_free_ranks(database, tmp_path):
-    """Spearman's coefficient from its definition, over values without ties."""
+def test_comparison_has_spearmans_coefficient_of_its_definition(database, tmp_path):
     start(database, tmp_path, NAMES, stages={"bvse": {}, "gnn": {}})
     x = [0.5, 0.1, 0.9, 0.4, 0.7, 0.3, 1.0, 0.2, 0.8, 0.6]
     y = [0.3, 0.2, 0.5, 0.6, 0.4, 0.1, 0.9, 0.25, 0.7, 0.35]
@@ -486,6 +489,8 @@ def test_words():
     assert "href" in material_link("mp-149")
     for other in ("mp-", "mp-1a", "LiF", 'mp-1"onclick="', "mp-١"):
         assert "href" not in material_link(other)
+    assert scientific_html(2.14e-3) == "2.1 × 10<sup>−3</sup>"
+    assert [count_text(n, "candidate") for n in (1, 2)] == ["1 candidate", "2 candidates"]
     assert data_link("a", "text/csv") == "data:text/csv;charset=utf-8;base64,YQ=="
 
 

@@ -99,12 +99,12 @@ def test_several_sources_exclude_each_other(tmp_path: Path) -> None:
 
 
 def test_no_stage(tmp_path: Path) -> None:
-    text = fault(tmp_path, GOOD.split("stages:")[0] + "stages: {}\n")
+    text = fault(tmp_path, GOOD.split("stages:", maxsplit=1)[0] + "stages: {}\n")
     assert "at least one stage" in text
 
 
 def test_dft_needs_neb(tmp_path: Path) -> None:
-    text = fault(tmp_path, GOOD.split("stages:")[0] + "stages: {bvse: , dft: }\n")
+    text = fault(tmp_path, GOOD.split("stages:", maxsplit=1)[0] + "stages: {bvse: , dft: }\n")
     assert "add neb" in text
 
 
