@@ -151,12 +151,14 @@ class StageMaker(Maker):
         from ..transport.structures import check_structure, structure_hash
 
         started = time.perf_counter()
-        check_structure(structure, self.ion, max_atoms=self.settings.max_atoms)
+        check_structure(structure, self.ion)
+        cell = primitive_cell(structure)
+        check_structure(cell, self.ion, max_atoms=self.settings.max_atoms)
         key = self.content_key(structure, prior)
         checkpoint = None
         if checkpoint_folder is not None:
             checkpoint = Path(checkpoint_folder) / self.stage / key
-        found = self.compute(primitive_cell(structure), prior or {}, checkpoint)
+        found = self.compute(cell, prior or {}, checkpoint)
         return self.document(
             stage=self.stage,
             formula=structure.composition.reduced_formula,

@@ -43,8 +43,8 @@ class BandSettings:
     max_step_A
         Longest displacement of an atom in a step.
     run_away_A
-        An end point whose migrating ion relaxes farther than this, against the rest of the crystal, or more than half
-        way to the other end, ran away. Sites of fast conductors are shallow: 1 Angstrom is not unusual there.
+        An end point whose migrating ion relaxes farther than this, against the rest of the crystal, ran away. Sites of
+        fast conductors are shallow: 1 Angstrom is not unusual there.
     max_barrier_eV
         Larger barriers are not reported: no potential is to be trusted there.
     min_length_A
@@ -95,6 +95,9 @@ class BandResult:
         Largest residual force of the last step.
     climbing_image
         Index of the climbing image among all images, or None.
+    endpoints_merged
+        Both end points relaxed into one minimum (reason ``ENDPOINT_RAN_AWAY``): the two sites are one, and a network of
+        hops may take this one for open.
     intermediate_minimum
         An inner image lies below images on both its sides by more than 0.05 eV: the band is two hops in one, or an end
         point is not the minimum that it should be.
@@ -127,6 +130,7 @@ class BandResult:
     path_lengths_A: np.ndarray
     max_force_eV_per_A: float
     climbing_image: int | None
+    endpoints_merged: bool
     intermediate_minimum: bool
     images: list[Atoms] = field(repr=False)
     forces_eV_per_A: np.ndarray = field(repr=False)

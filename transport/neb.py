@@ -40,6 +40,9 @@ _BARRIERS = (
     "splined_span_eV",
 )
 
+# End points nearer to each other than this share of the hop are one minimum.
+_MERGED_FRACTION = 0.3
+
 BandProgress = Callable[[str, int, float], None]
 """Called after every step with phase (``endpoints``, ``band``, ``climb``), step, and largest force in eV/Angstrom."""
 
@@ -113,6 +116,7 @@ class _BandRun:
         self.seconds = 0.0
         self.climbing: int | None = None
         self.residual = np.nan
+        self.merged = False
         self.optimizers = [self._optimizer(), self._optimizer()]
         self.key = content_key(
             lattice=np.asarray(path.lattice, dtype=float),
@@ -140,7 +144,6 @@ class _BandRun:
             restless = [e for e in range(2) if largest[e] > settings.endpoint_max_force_eV_per_A]
             if not settings.relax_endpoints or not restless:
                 break
-            self._check_endpoints_at_home()
             if self.counts["endpoint_steps"] >= settings.endpoint_max_steps:
                 raise NotConvergedError(
                     f"An end point still has a force of {self.residual:.2f} eV/A after {settings.endpoint_max_steps} "
@@ -152,7 +155,8 @@ class _BandRun:
                 self.positions[k] = self.optimizers[e].step(self.positions[k], self.forces[k])
                 self.energies[k] = np.nan
             self.counts["endpoint_steps"] += 1
-        self._check_endpoints_at_home()
+        if settings.relax_endpoints:
+            self._check_endpoints_at_home()
         ion_path = self.path.path_frac_coords @ self.path.lattice
         band = initial_band(self.positions[0], self.positions[-1], ion_path, settings.images, settings.bow_A)
         if settings.interpolation == "idpp":
@@ -163,25 +167,24 @@ class _BandRun:
         self._save()
 
     def _check_endpoints_at_home(self) -> None:
-        """Raise NotConvergedError where an end point has left its site, or both have become one."""
-        if not self.settings.relax_endpoints:
-            return
-        ions = []
+        """Raise NotConvergedError where both end points have become one, or one has left its site."""
+        moved = self.positions[[0, -1]] - self.given
+        if moved.shape[1] > 1:
+            moved -= moved[:, :-1].mean(axis=1, keepdims=True)
+        first, last = (self.given + moved)[:, -1]
         hop = float(np.linalg.norm(self.given[1, -1] - self.given[0, -1]))
-        for name, relaxed, given in zip(("first", "last"), self.positions[[0, -1]], self.given, strict=True):
-            moved = relaxed - given
-            moved -= moved[:-1].mean(axis=0) if len(moved) > 1 else 0.0
-            distance = float(np.linalg.norm(moved[-1]))
-            if distance > self.settings.run_away_A:
-                raise NotConvergedError(
-                    f"The ion of the {name} end point relaxed {distance:.2f} A away from its site; the site is no "
-                    "minimum of this potential.",
-                    Reason.ENDPOINT_RAN_AWAY,
-                )
-            ions.append(given[-1] + moved[-1])
-        if np.linalg.norm(ions[1] - ions[0]) < 0.3 * hop:
+        if np.linalg.norm(last - first) < _MERGED_FRACTION * hop:
+            self.merged = True
             raise NotConvergedError(
-                "Both end points relaxed into one minimum; the hop does not exist in this potential.",
+                "Both end points relaxed into one minimum: in this potential the two sites are one, with no barrier "
+                "between them.",
+                Reason.ENDPOINT_RAN_AWAY,
+            )
+        distances = np.linalg.norm(moved[:, -1], axis=1)
+        if distances.max() > self.settings.run_away_A:
+            raise NotConvergedError(
+                f"The ion of an end point relaxed {distances.max():.2f} A "
+                "away from its site; the site is no minimum of this potential.",
                 Reason.ENDPOINT_RAN_AWAY,
             )
 
@@ -313,6 +316,7 @@ class _BandRun:
             path_lengths_A=path_lengths_A(self.positions[known]),
             max_force_eV_per_A=float(self.residual),
             climbing_image=self.climbing,
+            endpoints_merged=self.merged,
             intermediate_minimum=evaluated and has_intermediate_minimum(energies),
             images=[self._atoms(int(k)) for k in np.flatnonzero(known)],
             forces_eV_per_A=self.forces[known],

@@ -92,9 +92,11 @@ class Launcher:
             sources = [source for member in busy for source in (member.connection, member.process.sentinel)]
             ready = set(wait(sources, timeout=1.0))
             for member in busy:
+                # What a process said before it died counts; its end of the pipe tells that nothing more will come.
+                alive = member.process.sentinel not in ready
                 if member.connection in ready:
-                    self._listen(member)
-                elif member.process.sentinel in ready:
+                    alive = self._listen(member)
+                if not alive:
                     self._bury(member)
                     pool.remove(member)
             if time.monotonic() - last_ping > PING_SECONDS:
@@ -118,6 +120,7 @@ class Launcher:
             query={"spec.campaign": {"$in": self.campaigns}},
         )
         handed = False
+        pool[:] = [member for member in pool if member.busy or member.process.is_alive()]
         idle = [member for member in pool if not member.busy]
         while idle or len(pool) < self.workers:
             with self.database.transaction():
@@ -130,16 +133,20 @@ class Launcher:
                 member = _start()
                 pool.append(member)
             member.firework, member.launch_id = firework, launch_id
-            member.connection.send(firework.to_dict())
             handed = True
+            try:
+                member.connection.send(firework.to_dict())
+            except OSError:
+                self._bury(member)
+                pool.remove(member)
         return handed
 
-    def _listen(self, member: ComputeProcess) -> None:
-        """Answer a compute process: do its database request, or take its result."""
+    def _listen(self, member: ComputeProcess) -> bool:
+        """Answer a compute process: do its database request, or take its result; false when it hung up."""
         try:
             kind, content = member.connection.recv()
         except (EOFError, OSError):
-            return
+            return False
         if kind == "done":
             self._complete(member, content)
         elif kind == "failed":
@@ -148,11 +155,14 @@ class Launcher:
             store = self.database.job_store.docs_store
             try:
                 answer = getattr(store, kind)(*content)
-                answer = list(answer) if kind == "query" else answer
+                reply = ("answer", list(answer) if kind == "query" else answer)
             except Exception as error:  # noqa: BLE001  the worker gets the text; the launcher must go on
-                member.connection.send(("error", f"{type(error).__name__}: {error}"))
-            else:
-                member.connection.send(("answer", answer))
+                reply = ("error", f"{type(error).__name__}: {error}")
+            try:
+                member.connection.send(reply)
+            except OSError:
+                return False
+        return True
 
     def _complete(self, member: ComputeProcess, content: dict[str, Any]) -> None:
         from fireworks import FWAction
@@ -190,6 +200,10 @@ class Launcher:
 
     def _bury(self, member: ComputeProcess) -> None:
         """A compute process died: note on which candidate, and put its job back."""
+        member.process.kill()
+        member.process.join()
+        if not member.busy:
+            return
         spec = member.firework.spec
         folder = Ledger(self.database, spec["campaign"]).document["home"]
         diary = JobProgress(diary_path(Path(folder) / "checkpoints", spec["job_uuid"]))

@@ -151,6 +151,11 @@ def well(centre: Sequence[float]) -> EnergyAndForce:
     return evaluate
 
 
+def sideways(r: np.ndarray) -> tuple[float, np.ndarray]:
+    """Two sites, both 1.8 Angstrom beside where the path says."""
+    return channel(0.4)(r - np.array([0, 0, 1.8]))
+
+
 def not_a_number(r: np.ndarray) -> tuple[float, np.ndarray]:
     return float("nan") if r[0] > 0.5 else 0.0, np.zeros(3)
 
@@ -160,8 +165,8 @@ def not_a_number(r: np.ndarray) -> tuple[float, np.ndarray]:
     [
         (channel(0.4), {"max_steps": 1}, Reason.NOT_CONVERGED),
         (channel(0.4), {"endpoint_max_steps": 0}, Reason.ENDPOINT_NOT_RELAXED),
-        (well([0, 0, 1.8]), {}, Reason.ENDPOINT_RAN_AWAY),
-        (well([HOP_A / 2, 0, 0]), {"run_away_A": 1.5}, Reason.ENDPOINT_RAN_AWAY),
+        (well([HOP_A / 2, 0, 0]), {}, Reason.ENDPOINT_RAN_AWAY),
+        (sideways, {}, Reason.ENDPOINT_RAN_AWAY),
         (channel(7.0), {}, Reason.UNPHYSICAL_BARRIER),
         (not_a_number, {}, Reason.NON_FINITE_ENERGY),
     ],
@@ -177,6 +182,7 @@ def test_failures_have_a_reason_and_no_barrier(
     assert result.reason is reason
     assert not result.converged
     assert result.message
+    assert result.endpoints_merged == ("into one minimum" in result.message)
     for barrier in (
         result.barrier_forward_eV,
         result.barrier_reverse_eV,

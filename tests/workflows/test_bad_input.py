@@ -82,7 +82,8 @@ def test_every_kind_of_bad_input_in_one_campaign(place: Place) -> None:
     for name, (stage, reason) in EXPECTED.items():
         entry = rows[name][stage]
         assert (entry["status"], entry["reason"]) == ("failed", reason), (name, entry)
-        assert entry["message"].endswith((".", ".)")) and len(entry["message"]) > 20, (name, entry["message"])
+        assert entry["message"].endswith((".", ".)")), (name, entry["message"])
+        assert len(entry["message"]) > 20, (name, entry["message"])
         assert entry["error_class"], name
         assert "value" not in entry or entry["value"] is None
     for name in ("d_good_Li2O", "m_good_LiF"):
