@@ -48,7 +48,7 @@ class HopBarrierMaker(StageMaker):
             raise CandidateError(
                 f"The crystal has {len(network.hops)} symmetry-unique hops, more than max_hops "
                 f"({self.settings.max_hops}); symmetrize the structure or raise max_hops.",
-                Reason.TOO_MANY_ATOMS,
+                Reason.TOO_MANY_HOPS,
             )
         barriers, sigmas = predict_hop_barriers(network, self.settings.min_length_A)
         percolation = network_barriers(network, barriers.tolist())

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from ..transport.neb import BandResult
 
 
+LOWER_SITE_EV = 0.1
+"""A band that dips farther than this below both end points joins sites that are none."""
+
+
 @dataclass
 class BandMaker(StageMaker):
     """Climbing-image NEB of vacancy hops with relaxed end points."""
@@ -86,6 +90,14 @@ class BandMaker(StageMaker):
                 f"The band of hop {first.hop_id} has no barrier: {first.message}",
                 Reason(first.reason) if first.reason else Reason.NOT_CONVERGED,
             )
+        for index, result in results.items():
+            depth = float(min(result.energies_eV[0], result.energies_eV[-1]) - result.energies_eV.min())
+            if depth > LOWER_SITE_EV:
+                raise NotConvergedError(
+                    f"The band of hop {network.hops[index].hop_id} passes a site {depth:.2f} eV below its end points, "
+                    "so the ion does not rest where the structure says; relax the structure and run it again.",
+                    Reason.LOWER_SITE_ON_PATH,
+                )
         barriers = np.full(len(network.hops), np.inf)
         for index, result in results.items():
             barriers[index] = result.barrier_span_eV

@@ -15,7 +15,9 @@ class StageSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    max_atoms: int = Field(1000, gt=0, description="Crystals with more atoms in the primitive cell fail with `too_many_atoms`.")
+    max_atoms: int = Field(
+        1000, gt=0, description="Crystals with more atoms in the primitive cell fail with `too_many_atoms`."
+    )
 
 
 class BondValenceStageSettings(StageSettings):
@@ -59,7 +61,9 @@ class ScanStageSettings(StageSettings):
     free_volume_threshold_eV: float = Field(
         0.5, gt=0, description="Energy above the minimum below which space counts as free, in eV."
     )
-    max_atoms: int = Field(300, gt=0, description="Crystals with more atoms in the primitive cell fail with `too_many_atoms`.")
+    max_atoms: int = Field(
+        300, gt=0, description="Crystals with more atoms in the primitive cell fail with `too_many_atoms`."
+    )
 
 
 class BandStageSettings(StageSettings):
@@ -74,7 +78,9 @@ class BandStageSettings(StageSettings):
     max_hops: int = Field(
         1, gt=0, le=20, description="Bands for at most this many hops of the cheapest percolating path."
     )
-    max_atoms: int = Field(300, gt=0, description="Crystals with more atoms in the primitive cell fail with `too_many_atoms`.")
+    max_atoms: int = Field(
+        300, gt=0, description="Crystals with more atoms in the primitive cell fail with `too_many_atoms`."
+    )
 
 
 class HandoffStageSettings(StageSettings):

@@ -38,10 +38,13 @@ class Reason(StrEnum):
     UNSUPPORTED_ELEMENT = "unsupported_element"
     NON_FINITE_ENERGY = "non_finite_energy"
     NO_HOPS = "no_hops"
+    TOO_MANY_HOPS = "too_many_hops"
     ENDPOINT_NOT_RELAXED = "endpoint_not_relaxed"
     ENDPOINT_RAN_AWAY = "endpoint_ran_away"
     NOT_CONVERGED = "not_converged"
     UNPHYSICAL_BARRIER = "unphysical_barrier"
+    LOWER_SITE_ON_PATH = "lower_site_on_path"
+    TOO_MANY_EVALUATIONS = "too_many_evaluations"
     INCONSISTENT_BAND = "inconsistent_band"
     WEIGHTS_MISSING = "weights_missing"
     WEIGHTS_WRONG = "weights_wrong"
@@ -79,11 +82,14 @@ _SENTENCES: dict[Reason, str] = {
     Reason.UNSUPPORTED_ELEMENT: "The potential or network was not trained on an element of this crystal.",
     Reason.NON_FINITE_ENERGY: "The potential returned an energy or force that is not a finite number.",
     Reason.NO_HOPS: "No hops of the mobile ion connect the crystal.",
+    Reason.TOO_MANY_HOPS: "The crystal has more symmetry-unique hops than this stage accepts.",
     Reason.ENDPOINT_NOT_RELAXED: "An endpoint of the hop did not reach the force limit.",
     Reason.ENDPOINT_RAN_AWAY: "An endpoint relaxed into another site.",
     Reason.NOT_CONVERGED: "The calculation ended before it converged, so it has no barrier.",
     Reason.UNPHYSICAL_BARRIER: "The barrier lies outside the range that a potential can be trusted with.",
     Reason.INCONSISTENT_BAND: "The images of the band do not describe one hop in one crystal.",
+    Reason.LOWER_SITE_ON_PATH: "The band passes a site that lies lower than its end points, so it is not one hop.",
+    Reason.TOO_MANY_EVALUATIONS: "The landscape needs more energies than allowed, even on its coarsest grid.",
     Reason.WEIGHTS_MISSING: "The potential's weights could not be had.",
     Reason.WEIGHTS_WRONG: "The potential's weights do not reproduce the reference energy.",
     Reason.WORKER_DIED: "The worker process died on this candidate.",

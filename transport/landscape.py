@@ -108,7 +108,7 @@ def scan_landscape(
     StructureError
         A site is partly occupied.
     CandidateError
-        Even the coarsest grid needs more than ``max_evaluations`` (reason ``TOO_MANY_ATOMS``).
+        Even the coarsest grid needs more than ``max_evaluations`` (reason ``TOO_MANY_EVALUATIONS``).
     NonFiniteEnergyError
         The potential returned an energy that is not a number.
     """
@@ -251,7 +251,7 @@ def _affordable_grids(scans: list[_IonScan], settings: ScanSettings, formula: st
             raise CandidateError(
                 f"{formula} needs {needed} energies even at a spacing of {spacing_A:.2f} A; allow more evaluations "
                 f"than {settings.max_evaluations} or a coarser grid.",
-                Reason.TOO_MANY_ATOMS,
+                Reason.TOO_MANY_EVALUATIONS,
             )
         # Fewer points grow with the cube of the spacing; the step is small enough not to overshoot the budget by much.
         factor = max((needed / settings.max_evaluations) ** (1 / 3) * 0.97, 1.03)

@@ -243,7 +243,7 @@ def test_budget_makes_the_grid_coarser(nitride: Structure) -> None:
     assert fine.spacing_A == 0.3 < coarse.spacing_A <= 0.8
     with pytest.raises(CandidateError, match=r"even at a spacing of 0\.80 A") as too_many:
         scan_landscape(nitride, "Li", PairPotential(), replace(COARSE, max_evaluations=3))
-    assert too_many.value.reason is Reason.TOO_MANY_ATOMS
+    assert too_many.value.reason is Reason.TOO_MANY_EVALUATIONS
 
 
 def test_killed_at_every_block_and_resumed(nitride: Structure, tmp_path: Path) -> None:
