@@ -96,12 +96,16 @@ class Funnel(MSONable):
         Absolute path where unfinished work is saved; nothing is saved when empty.
     priority
         FireWorks priority of the campaign's jobs; dearer levels add to it, so that the best candidates finish first.
+    diary_folder
+        Absolute path of the folder where this campaign's jobs, and no others, note how far they are; no diary is kept
+        when empty.
     """
 
     campaign: str
     levels: list[list[FunnelStage]]
     checkpoint_folder: str = ""
     priority: int = 0
+    diary_folder: str = ""
 
     def stage(self, name: str) -> FunnelStage:
         """Find a stage by its name."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Iterable, Sequence
@@ -14,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 
 from ..makers.documents import StageDocument
 from ..makers.quantities import Quantity
-from ..transport.errors import CandidateError, HopflowError, Reason
+from ..transport.errors import CandidateError, HopflowError, NonFiniteEnergyError, Reason
 from .funnel import Candidate, Funnel, FunnelStage, level_flow
 from .gate import Status, judge
 
@@ -129,6 +130,7 @@ def screen_candidates(funnel: Funnel, stage_name: str, candidates: Sequence[Cand
     progress = JobProgress.of_current_job(funnel)
     finished = progress.finished()
     results: list[CandidateResult] = []
+    stored = StoredDocuments()
     for candidate in candidates:
         result = finished.get(candidate.material_id)
         if result is None:
@@ -136,13 +138,15 @@ def screen_candidates(funnel: Funnel, stage_name: str, candidates: Sequence[Cand
                 result = _worker_died(stage, candidate)
             else:
                 progress.started(candidate.material_id)
-                result = screen_candidate(funnel, stage, candidate)
+                result = screen_candidate(funnel, stage, candidate, stored)
             progress.done(result)
         results.append(result)
     return results
 
 
-def screen_candidate(funnel: Funnel, stage: FunnelStage, candidate: Candidate) -> CandidateResult:
+def screen_candidate(
+    funnel: Funnel, stage: FunnelStage, candidate: Candidate, stored: StoredDocuments
+) -> CandidateResult:
     """Evaluate and judge one candidate, or find its stored result."""
     started = time.perf_counter()
     facts = {"material_id": candidate.material_id, "stage": stage.name, "attempt": candidate.attempt}
@@ -151,19 +155,18 @@ def screen_candidate(funnel: Funnel, stage: FunnelStage, candidate: Candidate) -
     try:
         structure = candidate.structure
         needed = {name: candidate.content_keys[name] for name in stage.maker.needs() if name in candidate.content_keys}
-        stored = stored_documents(needed.values())
+        found = {name: stored.find(key) for name, key in needed.items()}
         prior = {
-            name: funnel.stage(name).maker.document.model_validate(stored[key][0])
-            for name, key in needed.items()
-            if key in stored
+            name: funnel.stage(name).maker.document.model_validate(row[0])
+            for name, row in found.items()
+            if row is not None
         }
         key = stage.maker.content_key(structure, prior)
-        earlier = stored_documents([key]) if stage.maker.reusable else {}
-        if key in earlier:
-            document = stage.maker.document.model_validate(earlier[key][0])
-            job_uuid = earlier[key][1]
+        earlier = stored.find(key) if stage.maker.reusable else None
+        if earlier is not None:
+            document = stage.maker.document.model_validate(earlier[0])
             current = CURRENT_JOB.job.uuid if CURRENT_JOB.job is not None else None
-            reused_from = job_uuid if job_uuid != current else None
+            reused_from = earlier[1] if earlier[1] != current else None
         else:
             folder = Path(funnel.checkpoint_folder) if funnel.checkpoint_folder else None
             document = stage.maker.evaluate(structure, prior, folder)
@@ -177,7 +180,17 @@ def screen_candidate(funnel: Funnel, stage: FunnelStage, candidate: Candidate) -
         message = f"{type(error).__name__}: {error}".strip()[:500]
         return failure(Reason.UNEXPECTED_ERROR, type(error).__name__, message, seconds=seconds, **facts)
     quantity = Quantity(stage.gate.quantity)
-    value = document.quantity(quantity)
+    value, uncertainty = document.quantity(quantity), document.uncertainty(quantity)
+    if value is not None and not math.isfinite(value):
+        # Infinity would be "no path", which documents write as None: no number that is not finite is an answer.
+        return failure(
+            Reason.NON_FINITE_ENERGY,
+            NonFiniteEnergyError.__name__,
+            f"The stage answered with a {quantity.label} of {value}, which is no number; look at the structure and "
+            "the potential, then resume with --retry-failed.",
+            seconds=document.seconds,
+            **facts,
+        )
     verdict = judge(value, stage.gate)
     return CandidateResult(
         **facts,
@@ -186,7 +199,7 @@ def screen_candidate(funnel: Funnel, stage: FunnelStage, candidate: Candidate) -
         message=verdict.reason.sentence,
         quantity=quantity.value,
         value=value,
-        uncertainty=document.uncertainty(quantity),
+        uncertainty=uncertainty if uncertainty is not None and math.isfinite(uncertainty) else None,
         threshold=verdict.threshold,
         seconds=0.0 if reused_from else document.seconds,
         content_key=document.content_key,
@@ -212,26 +225,31 @@ def _worker_died(stage: FunnelStage, candidate: Candidate) -> CandidateResult:
     )
 
 
-def stored_documents(content_keys: Iterable[str]) -> dict[str, tuple[dict[str, Any], str]]:
-    """Find stored documents by content key in the current job's store.
+class StoredDocuments:
+    """Documents in the current job's store, by content key.
 
-    Returns
-    -------
-    dict
-        Document and uuid of the job that made it, by content key; empty outside a job.
+    A stored job holds the documents of a whole chunk; what came along with one candidate's is kept for the next.
     """
-    keys = list(content_keys)
-    if not keys or CURRENT_JOB.store is None:
-        return {}
-    found: dict[str, tuple[dict[str, Any], str]] = {}
-    rows = CURRENT_JOB.store.docs_store.query(
-        {"output.results.content_key": {"$in": keys}}, properties=["output.results", "uuid"]
-    )
-    for row in rows:
-        for result in row["output"]["results"]:
-            if result["content_key"] in keys and result["document"] is not None and result["reused_from"] is None:
-                found[result["content_key"]] = (result["document"], row["uuid"])
-    return found
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[dict[str, Any], str]] = {}
+
+    def find(self, content_key: str) -> tuple[dict[str, Any], str] | None:
+        """Return a document and the uuid of the job that made it; nothing where there is none, or outside a job."""
+        if content_key not in self._known and CURRENT_JOB.store is not None:
+            rows = CURRENT_JOB.store.docs_store.query(
+                {"output.results.content_key": content_key}, properties=["output.results", "uuid"]
+            )
+            for row in rows:
+                for result in row["output"]["results"]:
+                    if result["content_key"] is not None and result["document"] is not None:
+                        # A campaign that reused a document keeps a copy, which speaks when the first one is gone.
+                        source = (result["document"], result["reused_from"] or row["uuid"])
+                        if result["reused_from"] is None:
+                            self._known[result["content_key"]] = source
+                        else:
+                            self._known.setdefault(result["content_key"], source)
+        return self._known.get(content_key)
 
 
 class JobProgress:
@@ -261,9 +279,9 @@ class JobProgress:
     @classmethod
     def of_current_job(cls, funnel: Funnel) -> JobProgress:
         """Open the diary of the running job."""
-        if not funnel.checkpoint_folder or CURRENT_JOB.job is None:
+        if not funnel.diary_folder or CURRENT_JOB.job is None:
             return cls(None)
-        return cls(diary_path(Path(funnel.checkpoint_folder), CURRENT_JOB.job.uuid))
+        return cls(diary_path(Path(funnel.diary_folder), CURRENT_JOB.job.uuid))
 
     def finished(self) -> dict[str, CandidateResult]:
         """Results that are already there, by material id."""
@@ -299,14 +317,20 @@ class JobProgress:
         self.rows.append(row)
         if self.path is None:
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a") as stream:
-            stream.write(("\n" if self._torn else "") + json.dumps(row) + "\n")
-            stream.flush()
-            os.fsync(stream.fileno())
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a") as stream:
+                stream.write(("\n" if self._torn else "") + json.dumps(row) + "\n")
+                stream.flush()
+                os.fsync(stream.fileno())
+        except OSError as error:
+            raise HopflowError(
+                f"The campaign's folder {self.path.parent} cannot be written ({error.strerror}); make it writable on "
+                "this machine, or launch the campaign from a folder that every worker shares."
+            ) from error
         self._torn = False
 
 
-def diary_path(checkpoint_folder: Path, job_uuid: str) -> Path:
+def diary_path(diary_folder: Path, job_uuid: str) -> Path:
     """Where the diary of a job lies."""
-    return checkpoint_folder / "jobs" / f"{job_uuid}.jsonl"
+    return diary_folder / f"{job_uuid}.jsonl"

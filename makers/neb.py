@@ -67,7 +67,6 @@ class BandMaker(StageMaker):
         network = enumerate_hops(structure, self.ion)
         prior_barriers, _ = predict_hop_barriers(network, settings.min_length_A)
         needed = limiting_hops(network, prior_barriers.tolist())
-        chosen = needed[: settings.max_hops]
         potential = load_potential(settings.potential, dtype=settings.dtype)
         band_settings = BandSettings(
             images=settings.images,
@@ -75,44 +74,39 @@ class BandMaker(StageMaker):
             max_steps=settings.max_steps,
             min_length_A=settings.min_length_A,
         )
+        warnings: list[str] = []
         results: dict[int, BandResult] = {}
-        for index in chosen:
-            path = hop_path(
-                network, network.hops[index], images=settings.images + 2, min_length_A=settings.min_length_A
-            )
-            place = None if checkpoint is None else checkpoint / network.hops[index].hop_id
-            results[index] = run_band(path, potential, band_settings, checkpoint=place)
-        records = [_record(network.hops[index], result) for index, result in results.items()]
-        lost = [record for record in records if not record.converged]
-        if lost:
-            first = lost[0]
-            raise NotConvergedError(
-                f"The band of hop {first.hop_id} has no barrier: {first.message}",
-                Reason(first.reason) if first.reason else Reason.NOT_CONVERGED,
-            )
-        for index, result in results.items():
-            depth = float(min(result.energies_eV[0], result.energies_eV[-1]) - result.energies_eV.min())
-            if depth > LOWER_SITE_EV:
-                raise NotConvergedError(
-                    f"The band of hop {network.hops[index].hop_id} passes a site {depth:.2f} eV below its end points, "
-                    "so the ion does not rest where the structure says; relax the structure and run it again.",
-                    Reason.LOWER_SITE_ON_PATH,
-                )
         barriers = np.full(len(network.hops), np.inf)
-        for index, result in results.items():
-            barriers[index] = result.barrier_span_eV
-        warnings = []
-        if len(chosen) < len(needed):
+        for index in needed:
+            if sum(result.converged for result in results.values()) == settings.max_hops:
+                break
+            hop = network.hops[index]
+            path = hop_path(network, hop, images=settings.images + 2, min_length_A=settings.min_length_A)
+            place = None if checkpoint is None else checkpoint / hop.hop_id
+            results[index] = run_band(path, potential, band_settings, checkpoint=place)
+            if results[index].endpoints_merged:
+                # Nothing lies between two sites that relax into one, so that the path is open there.
+                barriers[index] = 0.0
+                warnings.append(f"The sites of hop {hop.hop_id} relax into one; the path is taken to be open there.")
+                continue
+            barriers[index] = _barrier(hop, results[index])
+        banded = {index: result for index, result in results.items() if result.converged}
+        if not banded:
+            raise NotConvergedError(
+                "The sites of every hop that the path needs relax into one, so there is no band; relax the structure "
+                "and run it again.",
+                Reason.ENDPOINT_RAN_AWAY,
+            )
+        left = [index for index in needed if index not in results]
+        if left:
+            barriers[left] = max(barriers[index] for index in banded)
             warnings.append(
-                f"The cheapest path needs {len(needed)} unique hops; bands were run for {len(chosen)}, and the others "
+                f"The cheapest path needs {len(needed)} unique hops; bands were run for {len(results)}, and the others "
                 "are taken to be no higher (max_hops)."
             )
-            highest = max(barriers[index] for index in chosen)
-            for index in needed[len(chosen) :]:
-                barriers[index] = highest
         percolation = network_barriers(network, barriers.tolist())
         values = [finite_or_none(barrier) for barrier in percolation.thresholds_eV]
-        limiting = max(results, key=lambda index: results[index].barrier_span_eV or 0.0)
+        limiting = max(banded, key=lambda index: barriers[index])
         return {
             "method": f"climbing-image NEB of vacancy hops, relaxed end points, {potential.method}",
             "barrier_1d_eV": values[0],
@@ -120,10 +114,26 @@ class BandMaker(StageMaker):
             "barrier_3d_eV": values[2],
             "dimension": sum(value is not None for value in values),
             "potential": potential.name,
-            "bands": records,
+            "bands": [_record(network.hops[index], result) for index, result in results.items()],
             "images_extxyz": _extxyz(results[limiting]),
             "warnings": warnings,
         }
+
+
+def _barrier(hop: Hop, result: BandResult) -> float:
+    """Return the barrier of a band, in eV, or say why it has none."""
+    if not result.converged or result.barrier_span_eV is None:
+        raise NotConvergedError(
+            f"The band of hop {hop.hop_id} has no barrier: {result.message}", result.reason or Reason.NOT_CONVERGED
+        )
+    depth = float(min(result.energies_eV[0], result.energies_eV[-1]) - result.energies_eV.min())
+    if depth > LOWER_SITE_EV:
+        raise NotConvergedError(
+            f"The band of hop {hop.hop_id} passes a site {depth:.2f} eV below its end points, so the ion does not rest "
+            "where the structure says; relax the structure and run it again.",
+            Reason.LOWER_SITE_ON_PATH,
+        )
+    return result.barrier_span_eV
 
 
 def _extxyz(result: BandResult) -> str:

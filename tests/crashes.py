@@ -45,9 +45,7 @@ class InstantMaker(StageMaker):
     document: ClassVar[type[StageDocument]] = NumberDocument
     shift: ClassVar[float] = 0.0
 
-    def compute(
-        self, structure: Any, prior: Mapping[str, StageDocument], checkpoint: Path | None
-    ) -> dict[str, Any]:
+    def compute(self, structure: Any, *_: Any) -> dict[str, Any]:
         number = round(structure.volume ** (1 / 3), 2)
         if self.stage == "bvse" and number > 6:
             raise NoHopsError("This one never has hops.")
@@ -183,7 +181,7 @@ def forked(place: Place, action: Callable[[Database], None], kill_after: int = 0
             with place.open() as database:
                 action(database)
             code = 0
-        except BaseException:
+        except Exception:  # noqa: BLE001  the child must end here, whatever happens
             traceback.print_exc()
         finally:
             sys.stderr.flush()

@@ -37,7 +37,7 @@ def stage_maker(stage: str, ion: str, settings: StageSettings | None = None) -> 
     return maker(ion=ion) if settings is None else maker(ion=ion, settings=settings)
 
 
-def build_funnel(spec: CampaignSpec, home: Path) -> Funnel:
+def build_funnel(spec: CampaignSpec, home: Path, diaries: str = "") -> Funnel:
     """Build a campaign's funnel.
 
     Parameters
@@ -46,6 +46,9 @@ def build_funnel(spec: CampaignSpec, home: Path) -> Funnel:
         The campaign.
     home
         Folder that receives checkpoints and hand-offs.
+    diaries
+        Name of the folder among the checkpoints where the campaign's jobs keep their diaries; none keeps one when
+        empty.
     """
     chosen = spec.stages.chosen()
     levels = []
@@ -67,4 +70,6 @@ def build_funnel(spec: CampaignSpec, home: Path) -> Funnel:
             )
         if level:
             levels.append(level)
-    return Funnel(spec.name, levels, checkpoint_folder=str(home / "checkpoints"), priority=spec.priority)
+    checkpoints = home / "checkpoints"
+    diary_folder = str(checkpoints / "jobs" / diaries) if diaries else ""
+    return Funnel(spec.name, levels, str(checkpoints), spec.priority, diary_folder)

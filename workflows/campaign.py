@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 import re
-import time
-from collections.abc import Callable, Iterable, Sequence
+import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..flows.funnel import Candidate, Funnel, level_flow
 from ..flows.gate import Status
 from ..makers.quantities import Quantity
 from ..makers.stage import package_versions
 from ..transport.errors import HopflowError, Reason
+from .additions import add_missing_workflows, funnel_of
 from .assembly import build_funnel
 from .ledger import Ledger
-from .liveness import is_dead
+from .liveness import in_turn
+from .mending import mend_half_done, rerun_lost
 from .spec import CampaignSpec, PropertyGate
 
 if TYPE_CHECKING:
     from .candidates import Candidate as IntakeCandidate
     from .candidates import Intake
     from .database import Database
-
-MAX_WORKFLOW_BYTES = 8_000_000
-"""Structures that one workflow may carry, well under MongoDB's 16 MB for a document."""
 
 _FATE_REASONS = {
     "not_found": Reason.NOT_FOUND,
@@ -66,7 +64,7 @@ def resolve(spec: CampaignSpec, home: Path, progress: Callable[[int, int], None]
     from .intake import resolve_materials
     from .snapshot import from_snapshot, write_snapshot
 
-    frozen = home / "snapshots" / f"{spec.name}-{spec.digest()[:12]}.json.gz"
+    frozen = _frozen_snapshot(home, spec.name, spec.digest())
     if frozen.exists():
         return from_snapshot(frozen)
     materials = spec.materials
@@ -79,6 +77,10 @@ def resolve(spec: CampaignSpec, home: Path, progress: Callable[[int, int], None]
     )
     write_snapshot(found, frozen)
     return found
+
+
+def _frozen_snapshot(home: Path, name: str, spec_hash: str) -> Path:
+    return home / "snapshots" / f"{name}-{spec_hash[:12]}.json.gz"
 
 
 def intake_entry(candidate: IntakeCandidate, spec: CampaignSpec) -> dict[str, Any]:
@@ -144,7 +146,7 @@ def launch(
     Raises
     ------
     HopflowError
-        Another campaign has the name, or no candidate is left to screen.
+        Another campaign has the name, or there is no candidate.
     """
     entries = {c.material_id: intake_entry(c, spec) for c in intake.candidates}
     count = {s: sum(e["status"] == s for e in entries.values()) for s in Status}
@@ -166,34 +168,64 @@ def launch(
         raise HopflowError("The campaign has no candidates: nothing was found where `materials` points.")
     if dry_run or database is None:
         return summary
-    funnel = build_funnel(spec, home)
-    existing = database.campaigns.find_one({"_id": spec.name})
+    document = _campaign_document(spec, intake, home)
+    existing = database.campaigns.find_one_and_update({"_id": spec.name}, {"$setOnInsert": document}, upsert=True)
     if existing is not None and existing["spec_hash"] != spec.digest():
         raise HopflowError(
             f"A campaign {spec.name!r} with other settings is in the database already; give this one another name."
         )
-    with database.transaction():
-        if existing is None:
-            database.campaigns.insert_one(_campaign_document(spec, intake, funnel, home))
-        summary.already_launched = existing is not None and existing["state"] != "launching"
-        for candidate in intake.candidates:
-            _store_candidate(database, spec.name, candidate, entries[candidate.material_id])
-        summary.workflows = add_missing_workflows(database, Ledger(database, spec.name), funnel)
-        database.campaigns.update_one({"_id": spec.name, "state": "launching"}, {"$set": {"state": "active"}})
+    summary.already_launched = existing is not None and existing["state"] != "launching"
+    with in_turn(database, spec.name):
+        ledger = Ledger(database, spec.name)
+        if existing is not None:
+            mend_half_done(database, spec.name)
+        _store_candidates(ledger, intake, entries)
+        summary.workflows = add_missing_workflows(database, ledger, funnel_of(ledger), take_up(ledger))
     return summary
 
 
-def _campaign_document(spec: CampaignSpec, intake: Intake, funnel: Funnel, home: Path) -> dict[str, Any]:
+def _store_candidates(ledger: Ledger, intake: Intake, entries: dict[str, dict[str, Any]]) -> None:
+    """Make the rows; only when all of them are there may a budget be shared out among them."""
+    for candidate in intake.candidates:
+        _store_candidate(ledger.database, ledger.campaign, candidate, entries[candidate.material_id])
+    ledger.database.campaigns.update_one({"_id": ledger.campaign, "state": "launching"}, {"$set": {"state": "active"}})
+    ledger.reload()
+
+
+def _finish_launch(ledger: Ledger) -> None:
+    """Store the candidates of a launch that was cut short, from the snapshot that it froze.
+
+    Raises
+    ------
+    HopflowError
+        The snapshot is not on this machine.
+    """
+    from .snapshot import from_snapshot
+
+    document = ledger.document
+    frozen = _frozen_snapshot(Path(document["home"]), ledger.campaign, document["spec_hash"])
+    if not frozen.exists():
+        raise HopflowError(
+            f"The launch of {ledger.campaign!r} was cut short and {frozen} is not on this machine; "
+            "run `hopflow launch` with the campaign file again."
+        )
+    intake, spec = from_snapshot(frozen), CampaignSpec.model_validate(document["spec"])
+    _store_candidates(ledger, intake, {c.material_id: intake_entry(c, spec) for c in intake.candidates})
+
+
+def _campaign_document(spec: CampaignSpec, intake: Intake, home: Path) -> dict[str, Any]:
+    funnel = build_funnel(spec, home)
     gates = {stage.name: stage.gate for level in funnel.levels for stage in level}
     return {
-        "_id": spec.name,
         "name": spec.name,
         "state": "launching",
         "created_at": now(),
         # A stage that is absent must stay absent when the specification is read again.
         "spec": spec.model_dump(mode="json", exclude_none=True),
         "spec_hash": spec.digest(),
-        "home": str(home),
+        "home": str(home.absolute()),
+        # Job uuids repeat when a campaign is launched anew in another database; what its jobs noted must not.
+        "diaries": f"{spec.name}-{uuid.uuid4().hex[:12]}",
         "ion": spec.ion,
         "chunk_size": spec.chunk_size,
         "source": intake.source,
@@ -235,82 +267,6 @@ def _store_candidate(database: Database, campaign: str, candidate: IntakeCandida
     database.candidates.update_one({"_id": key}, {"$setOnInsert": row}, upsert=True)
 
 
-def add_missing_workflows(database: Database, ledger: Ledger, funnel: Funnel) -> int:
-    """Add a workflow for every candidate that may enter a level and has neither a result nor a job there.
-
-    Parameters
-    ----------
-    database
-        The open database.
-    ledger
-        The campaign's rows, up to date.
-    funnel
-        The campaign's funnel.
-
-    Returns
-    -------
-    int
-        Number of workflows added.
-    """
-    busy = ledger.in_flight()
-    rows = [row for row in ledger.rows() if row["material_id"] not in busy]
-    added = 0
-    for level, stages in enumerate(ledger.levels):
-        missing = [
-            row for row in rows if ledger.entered(row, level) and any(stage not in row["stages"] for stage in stages)
-        ]
-        candidates = [_funnel_candidate(database, ledger, row, stages) for row in missing]
-        fan_out = all(stage.maker.fan_out for stage in funnel.levels[level])
-        for group in chunks(candidates, 1 if fan_out else ledger.document["chunk_size"]):
-            add_workflow(database, funnel, level, group)
-            added += 1
-    return added
-
-
-def _funnel_candidate(database: Database, ledger: Ledger, row: dict[str, Any], stages: Sequence[str]) -> Candidate:
-    from pymatgen.core import Structure
-
-    structure = Structure.from_dict(database.structures.find_one({"_id": row["structure_hash"]})["structure"])
-    keys = {name: e["content_key"] for name, e in row["stages"].items() if e.get("content_key")}
-    attempt = max(ledger.attempt(row["material_id"], stage) for stage in stages)
-    return Candidate(row["material_id"], structure, keys, attempt)
-
-
-def chunks(candidates: Sequence[Candidate], size: int) -> Iterable[list[Candidate]]:
-    """Cut candidates into groups of at most ``size`` whose structures fit into one workflow document."""
-    group: list[Candidate] = []
-    weight = 0
-    for candidate in candidates:
-        heavy = 400 * len(candidate.structure)
-        if group and (len(group) >= size or weight + heavy > MAX_WORKFLOW_BYTES):
-            yield group
-            group, weight = [], 0
-        group.append(candidate)
-        weight += heavy
-    if group:
-        yield group
-
-
-def add_workflow(database: Database, funnel: Funnel, level: int, candidates: Sequence[Candidate]) -> None:
-    """Add one workflow that takes candidates into a level."""
-    from jobflow.managers.fireworks import flow_to_workflow
-
-    flow = level_flow(funnel, level, candidates)
-    names = [c.material_id for c in candidates]
-    metadata = {
-        "campaign": funnel.campaign,
-        "stage": funnel.levels[level][0].name,
-        "material_ids": names,
-        "material_id": names[0] if len(names) == 1 else None,
-    }
-    database.launchpad.add_wf(flow_to_workflow(flow, metadata=metadata))
-
-
-def funnel_of(ledger: Ledger) -> Funnel:
-    """Build the funnel of a stored campaign anew from its stored specification."""
-    return build_funnel(CampaignSpec.model_validate(ledger.document["spec"]), Path(ledger.document["home"]))
-
-
 @dataclass
 class Advance:
     """What one call of :func:`advance` did."""
@@ -325,17 +281,16 @@ def advance(database: Database, campaign: str) -> Advance:
 
     Calling it again changes nothing until something new has come in.
     """
-    ledger = Ledger(database, campaign)
-    ledger.sync()
-    if ledger.document["state"] == "cancelled":
-        return Advance([], 0, True)
-    with database.transaction():
-        if _owes_results(ledger):
-            # A worker whose clock runs behind may have stored a result that the incremental sync passed by.
-            ledger.document["synced_until"] = ""
+    with in_turn(database, campaign):
+        ledger = Ledger(database, campaign)
+        if ledger.document["state"] == "cancelled":
             ledger.sync()
-        shared = ledger.share_budgets(ledger.in_flight())
-        added = add_missing_workflows(database, ledger, funnel_of(ledger))
+            return Advance([], 0, True)
+        if ledger.document["state"] == "launching":
+            _finish_launch(ledger)
+        busy = take_up(ledger)
+        shared = ledger.share_budgets(busy)
+        added = add_missing_workflows(database, ledger, funnel_of(ledger), busy)
         finished = not added and not ledger.in_flight()
         state = "done" if finished else "active"
         database.campaigns.update_one(
@@ -344,14 +299,19 @@ def advance(database: Database, campaign: str) -> Advance:
     return Advance(shared, added, finished)
 
 
-def _owes_results(ledger: Ledger) -> bool:
-    """Whether a candidate has entered a level, has no job in flight and still lacks a result there."""
-    busy = ledger.in_flight()
-    return any(
-        row["material_id"] not in busy and ledger.entered(row, level) and any(s not in row["stages"] for s in stages)
-        for row in ledger.rows()
-        for level, stages in enumerate(ledger.levels)
-    )
+def take_up(ledger: Ledger) -> set[str]:
+    """Bring the rows up to date; return the candidates that had a job in flight before.
+
+    The order matters: a job stores its result before it ends, so that whoever has no job in flight has a row that
+    tells everything. The other way round, a job that ends in between would seem to have done nothing.
+    """
+    busy = set(ledger.in_flight())
+    ledger.sync()
+    if ledger.owes_results(busy):
+        # A worker whose clock runs behind may have stored a result that the incremental sync passed by.
+        ledger.document["synced_until"] = ""
+        ledger.sync()
+    return busy
 
 
 @dataclass
@@ -387,93 +347,41 @@ def resume(
     error_match
         Regular expression that the class, reason or message of a failure must match to be run again.
     """
+    pattern = _pattern(error_match)
     ledger = Ledger(database, campaign)
     launchpad = database.launchpad
-    with database.transaction():
+    with in_turn(database, campaign):
+        mend_half_done(database, campaign)
+        ledger.reload()
+        if ledger.document["state"] == "launching":
+            _finish_launch(ledger)
         if ledger.document["state"] in ("cancelled", "done"):
             for fw_id in _workflow_ids(database, campaign, ["DEFUSED", "PAUSED"]):
                 launchpad.reignite_wf(fw_id)
             database.campaigns.update_one({"_id": campaign}, {"$set": {"state": "active"}})
-            ledger.reload()
-        _mend_half_done(database, campaign)
-        lost = _rerun_lost(database, campaign, expiration_seconds)
+        lost = rerun_lost(database, campaign, expiration_seconds)
         fizzled = [
             job["fw_id"]
             for job in launchpad.fireworks.find({"spec.campaign": campaign, "state": "FIZZLED"}, {"fw_id": 1})
         ]
         for fw_id in fizzled:
             launchpad.rerun_fw(fw_id)
-        ledger.sync()
-        retried = _retry(ledger, error_match) if retry_failed else 0
-        added = add_missing_workflows(database, ledger, funnel_of(ledger))
+        ledger.reload()
+        busy = take_up(ledger)
+        retried = _retry(ledger, pattern) if retry_failed else 0
+        added = add_missing_workflows(database, ledger, funnel_of(ledger), busy)
     return Resume(lost, len(fizzled), retried, added)
 
 
-SETTLING_SECONDS = 5.0
-"""FireWorks changes a workflow in several writes that take far less; what stays half done is a dead worker's."""
+def _pattern(text: str | None) -> re.Pattern[str]:
+    try:
+        return re.compile(text or "")
+    except re.error as error:
+        raise HopflowError(f"{text!r} is no regular expression: {error}.") from error
 
 
-def _lasting(database: Database, find: Callable[[], set[Any]]) -> set[Any]:
-    """Return what is found now and still after a while; the embedded database has nobody else who could be at work."""
-    found = find()
-    if found and database.kind != "embedded":
-        time.sleep(SETTLING_SECONDS)
-        found &= find()
-    return found
-
-
-def _mend_half_done(database: Database, campaign: str) -> None:
-    """Put right what a kill left half done on a server, where FireWorks writes one document after the other.
-
-    A workflow that stayed locked is unlocked; a job without a workflow is removed, and what it owes is added again; a
-    job that was reserved and never begun is set free.
-    """
-    launchpad = database.launchpad
-    of_campaign = {"metadata.campaign": campaign}
-
-    def locked() -> set[Any]:
-        rows = launchpad.workflows.find({**of_campaign, "locked": {"$exists": True}}, {"updated_on": 1})
-        return {(row["_id"], row["updated_on"]) for row in rows}
-
-    def orphans() -> set[Any]:
-        nodes = {node for row in launchpad.workflows.find(of_campaign, {"nodes": 1}) for node in row["nodes"]}
-        return {job["fw_id"] for job in launchpad.fireworks.find({"spec.campaign": campaign}, {"fw_id": 1})} - nodes
-
-    def reserved() -> set[Any]:
-        query = {"spec.campaign": campaign, "state": "RESERVED", "launches": []}
-        return {job["fw_id"] for job in launchpad.fireworks.find(query, {"fw_id": 1})}
-
-    for workflow, _ in _lasting(database, locked):
-        launchpad.workflows.update_one({"_id": workflow}, {"$unset": {"locked": ""}})
-    launchpad.fireworks.delete_many({"fw_id": {"$in": sorted(_lasting(database, orphans))}})
-    for fw_id in sorted(_lasting(database, reserved)):
-        launchpad.rerun_fw(fw_id)
-
-
-def _rerun_lost(database: Database, campaign: str, expiration_seconds: int) -> int:
-    """Rerun jobs whose worker is gone: known dead on this machine, or silent for too long on another."""
-    launchpad = database.launchpad
-    jobs = [job["fw_id"] for job in launchpad.fireworks.find({"spec.campaign": campaign}, {"fw_id": 1})]
-    launches = launchpad.launches.find(
-        {"fw_id": {"$in": jobs}, "state": "RUNNING"}, {"launch_id": 1, "fworker.name": 1}
-    )
-    dead = [
-        row["launch_id"]
-        for row in launches
-        if database.kind == "embedded" or is_dead((row.get("fworker") or {}).get("name", ""))
-    ]
-    known = launchpad.detect_lostruns(
-        expiration_secs=0, rerun=True, refresh=True, launch_query={"launch_id": {"$in": dead}}
-    )[1]
-    silent = launchpad.detect_lostruns(
-        expiration_secs=expiration_seconds, rerun=True, refresh=True, query={"spec.campaign": campaign}
-    )[1]
-    return len({*known, *silent})
-
-
-def _retry(ledger: Ledger, error_match: str | None) -> int:
+def _retry(ledger: Ledger, pattern: re.Pattern[str]) -> int:
     """Ask for another attempt at every failed stage; the failure moves into the row's history."""
-    pattern = re.compile(error_match or "")
     retried = 0
     for row in ledger.rows():
         for stage in ledger.stages:
@@ -496,7 +404,7 @@ def _retry(ledger: Ledger, error_match: str | None) -> int:
 def cancel(database: Database, campaign: str) -> int:
     """Stop a campaign: jobs that wait are defused, running ones end by themselves; return how many workflows."""
     Ledger(database, campaign)
-    with database.transaction():
+    with in_turn(database, campaign):
         waiting = _workflow_ids(database, campaign, ["READY", "WAITING", "RUNNING", "RESERVED", "FIZZLED", "PAUSED"])
         for fw_id in waiting:
             database.launchpad.defuse_wf(fw_id)
@@ -510,5 +418,6 @@ def _workflow_ids(database: Database, campaign: str, states: list[str]) -> list[
     found: dict[Any, int] = {}
     for job in jobs:
         workflow = database.launchpad.workflows.find_one({"nodes": job["fw_id"]}, {"_id": 1})
-        found[workflow["_id"]] = job["fw_id"]
+        if workflow is not None:  # a kill while it was added may have left the job alone
+            found[workflow["_id"]] = job["fw_id"]
     return sorted(found.values())

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import sys
+import traceback
+import warnings
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from . import cli_campaigns, cli_models, cli_stages, console
+from . import cli_answers, cli_campaigns, cli_models, cli_stages, console
+
+INTERRUPTED = 130
+"""What the command parser ends with after Ctrl-C."""
 
 app = typer.Typer(
     name="hopflow",
@@ -18,6 +23,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 cli_campaigns.register(app)
+cli_answers.register(app)
 cli_stages.register(app)
 app.add_typer(cli_models.app, name="models")
 
@@ -55,24 +61,38 @@ def main() -> None:
     if debug:
         # The option may stand anywhere on the line; the parser knows it in front of the command.
         sys.argv = [sys.argv[0], "--debug", *[word for word in sys.argv[1:] if word != "--debug"]]
+    else:
+        # Parsers of structure files warn about what hopflow judges itself.
+        warnings.simplefilter("ignore")
     try:
         app()
-    except KeyboardInterrupt:
-        console.complain("Stopped; `hopflow resume NAME` goes on from here.")
-        sys.exit(1)
-    except Exception as error:
-        from ..transport.errors import HopflowError
-        from .spec import SpecificationError
-
-        if debug:
+    except SystemExit as end:
+        if end.code != INTERRUPTED:
             raise
-        if isinstance(error, SpecificationError):
-            console.complain(str(error))
-            sys.exit(2)
-        if isinstance(error, HopflowError):
-            console.complain(str(error))
-            sys.exit(1)
-        console.complain(
-            f"{type(error).__name__}: {error}\nThis is a fault of hopflow; run again with --debug and report it."
-        )
+        console.complain("Stopped.")
         sys.exit(1)
+    except Exception as error:  # noqa: BLE001  whatever it is, a person gets a sentence and a script an exit code
+        if debug:
+            traceback.print_exc()
+        else:
+            console.complain(_sentence(error))
+        sys.exit(_exit_code(error))
+
+
+def _sentence(error: Exception) -> str:
+    """Say an error in a person's words."""
+    from ..transport.errors import HopflowError
+
+    if isinstance(error, HopflowError):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}."
+    return f"{type(error).__name__}: {error}\nThis is a fault of hopflow; run again with --debug and report it."
+
+
+def _exit_code(error: Exception) -> int:
+    if isinstance(error, console.WrongUse):
+        return 2
+    # A campaign file that is wrong can only come from a command that has loaded its reader.
+    reader = sys.modules.get(f"{__package__}.spec")
+    return 2 if reader is not None and isinstance(error, reader.SpecificationError) else 1

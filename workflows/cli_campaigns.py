@@ -2,26 +2,40 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..transport.errors import HopflowError
 from . import console
+from .cli_answers import AsJson, Name
 
 if TYPE_CHECKING:
+    from .campaign import LaunchSummary
     from .database import Database
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Name = Annotated[str, typer.Argument(help="Name of the campaign.", show_default=False)]
 MaybeName = Annotated[
     str | None, typer.Argument(help="Name of the campaign; all of them when absent.", show_default=False)
 ]
 Workers = Annotated[int, typer.Option(min=1, help="Compute processes, one a core.")]
+
+
+class JobCategory(StrEnum):
+    """Categories that jobs ask for."""
+
+    CPU = "cpu"
+    GPU = "gpu"
+    DFT = "dft"
+
+
 Category = Annotated[
-    list[str] | None,
-    typer.Option(help="Only take jobs of this category: cpu, gpu or dft. May be given more than once."),
+    list[JobCategory] | None,
+    typer.Option(help="Only take jobs of this category. May be given more than once."),
 ]
 
 
@@ -30,7 +44,6 @@ def register(app: typer.Typer) -> None:
     groups = {
         "Getting started": (demo, init, doctor),
         "Campaigns": (launch, run, status, resume, advance, cancel),
-        "Answers": (query, why, report),
     }
     for panel, commands in groups.items():
         for command in commands:
@@ -43,17 +56,21 @@ def demo(
     output: Annotated[Path, typer.Option("-o", "--output", help="The HTML report.")] = Path("hopflow-demo.html"),
 ) -> None:
     """Screen known conductors through the whole funnel, here and now."""
+    from . import campaign
     from .demo import demo_spec
     from .report import write_report
 
+    console.check_output_file(output)
     with console.opened(context.obj) as database:
         _prepare(database)
         _launch(context, database, demo_spec())
+        # A demo that was stopped goes on where it stood.
+        campaign.resume(database, "demo")
         try:
             _work(database, ["demo"], workers, [])
         finally:
             write_report(database, "demo", output)
-    console.say(f"The report is in {output.absolute()}")
+            console.say(f"The report is in {output.absolute()}")
 
 
 def init(context: typer.Context) -> None:
@@ -74,7 +91,7 @@ def doctor(context: typer.Context, as_json: AsJson = False) -> None:
         console.print_json([finding.__dict__ for finding in findings])
     else:
         for finding in findings:
-            console.say(f"{finding.verdict:8} {finding.subject}: {finding.text}")
+            console.say_wrapped(f"{finding.verdict:6}  ", f"{finding.subject}: {finding.text}")
     if any(finding.verdict == "broken" for finding in findings):
         raise typer.Exit(1)
 
@@ -89,7 +106,7 @@ def launch(
 
     campaign = read_spec(spec)
     if dry_run:
-        _launch(context, None, campaign)
+        _launch_dry(context, campaign)
         return
     with console.opened(context.obj) as database:
         _prepare(database)
@@ -99,11 +116,16 @@ def launch(
 
 def run(context: typer.Context, name: MaybeName = None, workers: Workers = 2, category: Category = None) -> None:
     """Work on campaigns until nothing is left to do, with a live table."""
+    from .ledger import Ledger
+
     with console.opened(context.obj) as database:
         names = _names(database, name, only_active=True)
         if not names:
             console.say("No campaign has work left; `hopflow launch SPEC` starts one.")
             return
+        for each in names:
+            if Ledger(database, each).document["state"] == "cancelled":
+                raise HopflowError(f"{each} is cancelled; `hopflow resume {each}` takes it up again.")
         _work(database, names, workers, category or [])
 
 
@@ -115,14 +137,15 @@ def status(context: typer.Context, name: MaybeName = None, as_json: AsJson = Fal
 
     with console.opened(context.obj, read_only=True) as database:
         found = [overview(Ledger(database, each)) for each in _names(database, name)]
+        description = database.description
     if as_json:
         data: Any = [each.as_dict() for each in found]
         console.print_json(data[0] if name is not None else data)
         return
     if not found:
-        console.say("The database has no campaign yet; `hopflow launch SPEC` starts one.")
+        console.say(f"The {description} has no campaign yet; `hopflow launch SPEC` starts one.")
     for each in found:
-        _rich().print(funnel_table(each))
+        console.show(funnel_table(each))
         for line in each.broken_jobs:
             console.say(f"broken job: {line}  (`hopflow resume {each.campaign}` runs it again)")
 
@@ -141,11 +164,13 @@ def resume(
     """Repair a campaign after a crash and go on: lost and broken jobs run again, stored results are kept."""
     from . import campaign
 
+    _check_pattern(error_match)
     with console.opened(context.obj) as database:
         found = campaign.resume(database, name, retry_failed=retry_failed or bool(error_match), error_match=error_match)
         console.say(
-            f"{found.lost} lost and {found.fizzled} broken jobs run again, {found.retried} failed candidates are tried "
-            f"again, {found.workflows_added} workflows were missing."
+            f"{name}: {count_of(found.lost, 'lost job')} and {count_of(found.fizzled, 'broken job')} to run again, "
+            f"{count_of(found.retried, 'failed candidate')} to try again, "
+            f"{count_of(found.workflows_added, 'workflow')} added."
         )
         if run_jobs:
             _work(database, [name], workers, category or [])
@@ -158,95 +183,21 @@ def advance(context: typer.Context, name: Name) -> None:
     with console.opened(context.obj) as database:
         step = campaign.advance(database, name)
     shared = f"budgets shared out: {', '.join(step.budgets_shared)}" if step.budgets_shared else "no budget was due"
-    console.say(f"{shared}; {step.workflows_added} workflows added; {'finished' if step.finished else 'not finished'}.")
+    added = count_of(step.workflows_added, "workflow")
+    console.say(f"{name}: {shared}; {added} added; {'finished' if step.finished else 'not finished'}.")
 
 
 def cancel(context: typer.Context, name: Name) -> None:
     """Stop a campaign; results stay, and `hopflow resume` takes it up again."""
     from . import campaign
+    from .ledger import Ledger
 
     with console.opened(context.obj) as database:
+        if Ledger(database, name).document["state"] == "done":
+            console.say(f"{name} is done; there is nothing to cancel.")
+            return
         count = campaign.cancel(database, name)
-    console.say(f"{name} is cancelled; {count} workflows were waiting.")
-
-
-def query(
-    context: typer.Context,
-    name: Name,
-    stage: Annotated[str | None, typer.Option(help="Stage whose status and value are asked for.")] = None,
-    wanted: Annotated[str | None, typer.Option("--status", help="Only candidates of this status at the stage.")] = None,
-    sort: Annotated[
-        str,
-        typer.Option(
-            help="Sort by material_id, formula, value, uncertainty, seconds or a stage's name; `-` in front reverses."
-        ),
-    ] = "material_id",
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
-    as_json: AsJson = False,
-) -> None:
-    """List candidates with what every stage found."""
-    from .query import csv_text, find, flat
-
-    if as_csv and as_json:
-        raise typer.BadParameter("give --csv or --json, not both.")
-    with console.opened(context.obj, read_only=True) as database:
-        ledger, rows = find(database, name, stage=stage, status=wanted, sort=sort)
-        stages = ledger.stages
-    if as_json:
-        console.print_json(rows)
-    elif as_csv:
-        console.say(csv_text(rows, stages).rstrip("\n"))
-    else:
-        from rich.table import Table
-
-        table = Table()
-        lines = [flat(row, stages) for row in rows]
-        columns = ["material_id", "formula"] + [f"{s}_{what}" for s in stages for what in ("status", "value")]
-        for column in columns:
-            table.add_column(column.replace("_", " "))
-        for line in lines:
-            table.add_row(*(_cell(line.get(column)) for column in columns))
-        _rich().print(table)
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return ""
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
-
-
-def why(
-    context: typer.Context,
-    name: Name,
-    material: Annotated[str, typer.Argument(help="Id of the material, as asked for or as found.", show_default=False)],
-    as_json: AsJson = False,
-) -> None:
-    """Tell where a material went, and why."""
-    from .ledger import Ledger
-    from .overview import history
-    from .terminal import story
-
-    with console.opened(context.obj, read_only=True) as database:
-        ledger = Ledger(database, name)
-        row = ledger.row(material)
-        steps = history(ledger, row)
-    if as_json:
-        console.print_json({**row, "history": [{"stage": stage, **entry} for stage, entry in steps]})
-    else:
-        console.say("\n".join(story(row, steps)))
-
-
-def report(
-    context: typer.Context,
-    name: Name,
-    output: Annotated[Path, typer.Option("-o", "--output", help="The HTML file.")] = Path("report.html"),
-) -> None:
-    """Write the campaign's report as one HTML file."""
-    from .report import write_report
-
-    with console.opened(context.obj, read_only=True) as database:
-        write_report(database, name, output)
-    console.say(f"The report is in {output.absolute()}")
+    console.say(f"{name} is cancelled; {count_of(count, 'workflow')} had work left.")
 
 
 def _prepare(database: Database) -> None:
@@ -256,21 +207,59 @@ def _prepare(database: Database) -> None:
     create_indexes(database)
 
 
-def _launch(context: typer.Context, database: Database | None, spec: Any) -> None:
+def _launch(context: typer.Context, database: Database, spec: Any) -> None:
     from . import campaign
 
     home = context.obj.home
-    found = campaign.resolve(spec, home, progress=_show_progress)
-    summary = campaign.launch(database, spec, found, home, dry_run=database is None)
+    summary = campaign.launch(database, spec, campaign.resolve(spec, home, progress=_show_progress), home)
     if summary.already_launched:
-        console.say(f"{spec.name} was launched before; {summary.workflows} missing workflows were added.")
+        missing = (
+            count_of(summary.workflows, "missing workflow") + " added" if summary.workflows else "nothing is missing"
+        )
+        console.say(f"{spec.name} was launched before; {missing}.")
+    else:
+        console.say(_launched(summary, "entered"))
+
+
+def _launch_dry(context: typer.Context, spec: Any) -> None:
+    """Say what a launch would do, and leave no trace: not even the snapshot that a launch freezes."""
+    from tempfile import TemporaryDirectory
+
+    from . import campaign
+
+    with console.opened(context.obj, read_only=True) as database:
+        found = database.campaigns.find_one({"_id": spec.name}, {"spec_hash": 1})
+    if found is not None and found["spec_hash"] == spec.digest():
+        console.say(f"{spec.name} was launched before; launching it again would only add what is missing.")
         return
-    verb = "would enter" if database is None else "entered"
-    fates = ", ".join(f"{count} {fate}" for fate, count in sorted(summary.fates.items()))
-    console.say(
-        f"{spec.name}: {summary.candidates} candidates ({fates}); {summary.entered} {verb} the funnel in "
-        f"{summary.workflows} workflows, {summary.rejected} rejected and {summary.failed} failed at intake."
+    if found is not None:
+        raise HopflowError(
+            f"A campaign {spec.name!r} with other settings is in the database already; give this one another name."
+        )
+    with TemporaryDirectory(prefix="hopflow-") as folder:
+        intake = campaign.resolve(spec, Path(folder), progress=_show_progress)
+        console.say(_launched(campaign.launch(None, spec, intake, Path(folder), dry_run=True), "would enter"))
+
+
+def _launched(summary: LaunchSummary, verb: str) -> str:
+    fates = ", ".join(f"{count} {fate.replace('_', ' ')}" for fate, count in sorted(summary.fates.items()))
+    return (
+        f"{summary.campaign}: {count_of(summary.candidates, 'candidate')} ({fates}); {summary.entered} {verb} "
+        f"the funnel in {count_of(summary.workflows, 'workflow')}, {summary.rejected} rejected and {summary.failed} "
+        "failed at intake."
     )
+
+
+def count_of(number: int, thing: str) -> str:
+    """Write a number and what it counts."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
+def _check_pattern(pattern: str | None) -> None:
+    try:
+        re.compile(pattern or "")
+    except re.error as error:
+        raise typer.BadParameter(f"{pattern!r} is not a regular expression: {error}.") from error
 
 
 def _show_progress(done: int, total: int) -> None:
@@ -288,34 +277,69 @@ def _names(database: Database, name: str | None, only_active: bool = False) -> l
     return sorted(row["_id"] for row in rows)
 
 
-def _work(database: Database, names: list[str], workers: int, categories: list[str]) -> None:
+def _work(database: Database, names: list[str], workers: int, categories: Sequence[str]) -> None:
     from .live import LiveTable
 
-    with LiveTable(database, names, workers) as table:
-        from .launcher import Launcher
+    try:
+        with LiveTable(database, names, workers) as table:
+            from .launcher import Launcher
 
-        launcher = Launcher(database, names, workers, categories, on_change=table.refresh)
-        launcher.run()
+            launcher = Launcher(database, names, workers, [str(each) for each in categories], on_change=table.refresh)
+            launcher.run()
+    except KeyboardInterrupt:
+        console.complain(
+            "Stopped; " + " and ".join(f"`hopflow resume {name}`" for name in names) + " goes on from here."
+        )
+        raise typer.Exit(1) from None
     for name in names:
         _print_outcome(database, name)
     for line in launcher.jobs_failed:
         console.complain(f"a job broke: {line}")
-    if launcher.jobs_failed:
-        console.complain("`hopflow resume NAME` runs broken jobs again.")
+    left = [name for name in names if not _explain_rest(database, name)]
+    if left or launcher.jobs_failed:
         raise typer.Exit(1)
 
 
-def _print_outcome(database: Database, name: str) -> None:
+def _explain_rest(database: Database, name: str) -> bool:
+    """Say what a campaign still waits for; false when that needs a repair."""
     from .ledger import Ledger
-    from .overview import overview
-    from .terminal import funnel_table, outcome_table
 
     ledger = Ledger(database, name)
-    _rich().print(funnel_table(overview(ledger)))
-    _rich().print(outcome_table(ledger.rows(), ledger.stages))
+    if ledger.document["state"] == "cancelled":
+        console.complain(f"{name} is cancelled; `hopflow resume {name}` takes it up again.")
+        return True
+    states = {job["fw_id"]: job["state"] for jobs in ledger.in_flight().values() for job in jobs}
+    held = sum(state in ("RUNNING", "RESERVED") for state in states.values())
+    broken = sum(state == "FIZZLED" for state in states.values())
+    waiting = len(states) - held - broken
+    repair = f"`hopflow resume {name}` runs"
+    if waiting:
+        console.complain(f"{name}: {count_of(waiting, 'job')} left for a launcher of another category.")
+    # The embedded database has one launcher at a time, so that nobody can be at work on these.
+    lost = held if database.kind == "embedded" else 0
+    if lost:
+        console.complain(f"{name}: {count_of(lost, 'job')} lost by a launcher that was stopped; {repair} them again.")
+    elif held:
+        console.complain(
+            f"{name}: {count_of(held, 'job')} in the hands of another launcher; should it be gone, {repair} them again."
+        )
+    if broken:
+        console.complain(f"{name}: {count_of(broken, 'job')} broken; {repair} them again.")
+    return not lost and not broken
 
 
-def _rich() -> Any:
-    from rich.console import Console
+OUTCOME_ROWS = 30
+"""Candidates that `hopflow run` lists at its end."""
 
-    return Console()
+
+def _print_outcome(database: Database, name: str) -> None:
+    from .overview import overview
+    from .query import find
+    from .terminal import farthest_first, funnel_table, outcome_table
+
+    ledger, rows = find(database, name)
+    shown = farthest_first(rows, ledger.stages)[:OUTCOME_ROWS]
+    table = outcome_table(shown, ledger.stages, "\ncandidates, the farthest first; barriers in eV")
+    console.show(funnel_table(overview(ledger)), table)
+    if len(rows) > len(shown):
+        console.say(f"{len(rows) - len(shown)} more: `hopflow query {name}` lists them all.")

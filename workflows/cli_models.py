@@ -33,16 +33,17 @@ def list_models(as_json: Annotated[bool, typer.Option("--json", help="Print JSON
     if as_json:
         console.print_json(rows)
         return
-    from rich.console import Console
     from rich.table import Table
 
-    table = Table()
-    for column in ("name", "family", "licence", "weights here", "description"):
-        table.add_column(column)
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    # A name is what `models fetch` is asked with; it is never cut.
+    for column in ("name", "licence", "here"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("description")
     for row in rows:
         here = "yes" if row["on_this_machine"] else "no"
-        table.add_row(row["name"], row["family"], row["licence"], here, row["description"])
-    Console().print(table)
+        table.add_row(row["name"], row["licence"], here, row["description"])
+    console.show(table)
 
 
 @app.command()
@@ -51,8 +52,14 @@ def fetch(
     path: Annotated[Path | None, typer.Option(help="Take the weights from this file or folder.")] = None,
 ) -> None:
     """Get the weights of potentials and check them."""
-    from ..potentials.registry import fetch_weights
+    from ..potentials.registry import fetch_weights, list_potentials
 
+    known = [entry.name for entry in list_potentials()]
+    for name in names:
+        if name not in known:
+            raise typer.BadParameter(f"there is no potential called {name!r}; allowed: {', '.join(known)}.")
+    if path is not None and len(names) > 1:
+        raise typer.BadParameter("--path takes the weights of one potential; give one name.")
     for name in names:
         place = fetch_weights(name, path=path, progress=True)
         console.say(f"{name}: {place}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +14,7 @@ from . import console
 if TYPE_CHECKING:
     from ..makers.settings import StageSettings
     from ..makers.stage import StageMaker
+    from ..transport.structures import NamedStructure
 
 Files = Annotated[
     list[Path], typer.Argument(help="Structure files: CIF, POSCAR, JSON or JSON lines.", show_default=False)
@@ -78,8 +80,11 @@ def neb(
     """Climbing-image NEB of the hop that limits the cheapest path."""
     if band is not None and len(files) > 1:
         raise typer.BadParameter("--band takes the band of one structure; give one file.")
+    if band is not None:
+        console.check_output_file(band)
     documents = _run(context, "neb", files, ion, as_json, settings, leave=False)
     if band is not None and documents and documents[0].get("images_extxyz"):
+        band.parent.mkdir(parents=True, exist_ok=True)
         band.write_text(documents[0]["images_extxyz"])
     _leave(documents)
 
@@ -121,7 +126,12 @@ def _settings(stage: str, changes: list[str] | None) -> StageSettings:
             raise typer.BadParameter(f"{change!r} is not of the form KEY=VALUE.")
         if key not in model.model_fields:
             raise typer.BadParameter(f"{stage} has no setting {key!r}; allowed: {', '.join(model.model_fields)}.")
-        data[key] = yaml.safe_load(value)
+        try:
+            data[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise typer.BadParameter(
+                f"{change!r}: {value!r} is not a value; write it as in a campaign file."
+            ) from error
     try:
         return model.model_validate(data)
     except ValidationError as error:
@@ -172,23 +182,31 @@ def _answers(maker: StageMaker, file: Path, checkpoints: Path, debug: bool) -> A
     from ..transport.structures import read_structures
 
     with console.quiet_stdout():
-        entries = read_structures(file)
+        entries = [_folder_entry(file)] if file.is_dir() else read_structures(file)
     for entry in entries:
         answer: dict[str, Any] = {"file": str(file), "name": entry.name}
         try:
             if entry.error is not None:
                 raise entry.error
-            with console.quiet_stdout():
+            with console.quiet_stdout(), console.at_work(f"{file} {maker.stage}"):
                 document = _evaluate(maker, entry.structure, checkpoints)
             answer.update(status="ok", **document.model_dump(mode="json"))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  an answer of its own: the files behind it are answered, too
             if debug:
-                raise
+                traceback.print_exc()
             answer.update(status="failed", error_class=type(error).__name__, message=str(error) or repr(error))
             reason = getattr(error, "reason", None)
             if reason is not None:
                 answer["reason"] = str(reason)
         yield answer
+
+
+def _folder_entry(folder: Path) -> NamedStructure:
+    from ..transport.errors import StructureError
+    from ..transport.structures import NamedStructure
+
+    error = StructureError(f"{folder} is a folder; name the files in it, for instance {folder}/*.cif.")
+    return NamedStructure(folder.name, None, error, str(folder))
 
 
 def _evaluate(maker: StageMaker, structure: Any, checkpoints: Path) -> Any:

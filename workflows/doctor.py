@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
@@ -26,7 +26,23 @@ class Finding:
 
 def examine(options: Options) -> list[Finding]:
     """Look at everything that a campaign needs."""
-    return [*_packages(), *_processors(), *_database(options), *_weights(), *_outside()]
+    sections: dict[str, Callable[[], Iterator[Finding]]] = {
+        "packages": _packages,
+        "processors": _processors,
+        "database": lambda: _database(options),
+        "weights": _weights,
+        "services": _outside,
+    }
+    findings: list[Finding] = []
+    for subject, look in sections.items():
+        try:
+            findings.extend(look())
+        except HopflowError as error:
+            findings.append(Finding(subject, "broken", str(error)))
+        except (ImportError, OSError) as error:
+            # A package that is half installed breaks on import in ways of its own; the rest is still worth a look.
+            findings.append(Finding(subject, "broken", f"{type(error).__name__}: {error}; install hopflow anew."))
+    return findings
 
 
 def _packages() -> Iterator[Finding]:
@@ -57,20 +73,17 @@ def _processors() -> Iterator[Finding]:
 def _database(options: Options) -> Iterator[Finding]:
     from .console import opened
 
-    try:
-        with opened(options, read_only=True) as database:
-            database.ping()
-            campaigns = database.campaigns.count_documents({})
-            yield Finding("database", "ok", f"{database.description}, {campaigns} campaigns.")
-            if database.kind == "embedded":
-                yield Finding(
-                    "database",
-                    "note",
-                    "the embedded database takes one launcher at a time and a few thousand candidates; "
-                    "give --launchpad FILE to use MongoDB.",
-                )
-    except HopflowError as error:
-        yield Finding("database", "broken", str(error))
+    with opened(options, read_only=True) as database:
+        database.ping()
+        campaigns = database.campaigns.count_documents({})
+        yield Finding("database", "ok", f"{database.description}, {campaigns} campaigns.")
+        if database.kind == "embedded":
+            yield Finding(
+                "database",
+                "note",
+                "the embedded database takes one launcher at a time and a few thousand candidates; "
+                "give --launchpad FILE to use MongoDB.",
+            )
 
 
 def _weights() -> Iterator[Finding]:

@@ -12,20 +12,28 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..flows.screening import JobProgress, diary_path
+from ..transport.errors import HopflowError
+from .additions import funnel_of
 from .campaign import advance
 from .ledger import Ledger
-from .liveness import launcher_name
+from .liveness import is_dead, launcher_name
+from .mending import mend_half_done
 from .worker import work
 
 if TYPE_CHECKING:
     from .database import Database
 
 PING_SECONDS = 60.0
+OTHERS_SECONDS = 1.0
+"""How often a launcher that has nothing to do looks whether another's job has brought something."""
+SILENT_SECONDS = 600.0
+"""A launcher that gave no sign of life for so long is not waited for."""
 
 
 @dataclass
@@ -70,7 +78,16 @@ class Launcher:
     jobs_failed: list[str] = field(default_factory=list)
 
     def run(self) -> None:
-        """Work until every campaign is finished, then stop the compute processes."""
+        """Work until every campaign is finished, then stop the compute processes.
+
+        Raises
+        ------
+        HopflowError
+            The folder of a campaign's checkpoints cannot be written on this machine.
+        """
+        for name in self.campaigns:
+            _check_folder(Path(funnel_of(Ledger(self.database, name)).diary_folder))
+            mend_half_done(self.database, name)
         pool: list[ComputeProcess] = []
         try:
             self._work(pool)
@@ -88,7 +105,11 @@ class Launcher:
                 self._changed()
                 if any(step.workflows_added or step.budgets_shared for step in moved):
                     continue
-                return
+                if not self._others_at_work():
+                    return
+                # What they find may give this launcher something to do: a budget to share, a gate that lets through.
+                time.sleep(OTHERS_SECONDS)
+                continue
             sources = [source for member in busy for source in (member.connection, member.process.sentinel)]
             ready = set(wait(sources, timeout=1.0))
             for member in busy:
@@ -105,6 +126,25 @@ class Launcher:
                     if member.busy:
                         self.database.launchpad.ping_launch(member.launch_id)
             self._changed()
+
+    def _others_at_work(self) -> bool:
+        """Whether another launcher that is alive has a job of these campaigns in hand."""
+        launchpad = self.database.launchpad
+        running = launchpad.fireworks.find(
+            {"spec.campaign": {"$in": self.campaigns}, "state": "RUNNING"}, {"launches": 1}
+        )
+        launches = [launch for job in running for launch in job["launches"]]
+        silent_since = (datetime.now(UTC) - timedelta(seconds=SILENT_SECONDS)).isoformat()
+        holders = launchpad.launches.find(
+            {
+                "launch_id": {"$in": launches},
+                "state": "RUNNING",
+                "state_history": {"$elemMatch": {"state": "RUNNING", "updated_on": {"$gt": silent_since}}},
+            },
+            {"fworker.name": 1},
+        )
+        names = {(row.get("fworker") or {}).get("name", "") for row in holders} - {launcher_name()}
+        return any(not is_dead(name) for name in names)
 
     def _changed(self) -> None:
         if self.on_change is not None:
@@ -123,8 +163,13 @@ class Launcher:
         pool[:] = [member for member in pool if member.busy or member.process.is_alive()]
         idle = [member for member in pool if not member.busy]
         while idle or len(pool) < self.workers:
-            with self.database.transaction():
-                firework, launch_id = self.database.launchpad.checkout_fw(fworker, str(Path.cwd()))
+            try:
+                with self.database.transaction():
+                    firework, launch_id = self.database.launchpad.checkout_fw(fworker, str(Path.cwd()))
+            except RuntimeError as error:
+                # FireWorks could not bring the job's workflow up to date, and has marked the job as fizzled.
+                self.jobs_failed.append(str(error).strip().splitlines()[-1])
+                continue
             if firework is None:
                 break
             if idle:
@@ -176,7 +221,7 @@ class Launcher:
             ledger.sync()
         self.jobs_done += 1
         member.firework = member.launch_id = None
-        if not ledger.in_flight():
+        if ledger.is_idle():
             advance(self.database, campaign)
 
     def _exists(self, workflow: Any) -> bool:
@@ -205,8 +250,8 @@ class Launcher:
         if not member.busy:
             return
         spec = member.firework.spec
-        folder = Ledger(self.database, spec["campaign"]).document["home"]
-        diary = JobProgress(diary_path(Path(folder) / "checkpoints", spec["job_uuid"]))
+        folder = funnel_of(Ledger(self.database, spec["campaign"])).diary_folder
+        diary = JobProgress(diary_path(Path(folder), spec["job_uuid"]))
         victim = diary.begun() or spec["material_ids"][0]
         diary.died(victim)
         with self.database.transaction():
@@ -214,6 +259,20 @@ class Launcher:
             self.jobs_failed.pop()
             fw_id = self.database.launchpad.fireworks.find_one({"spec.job_uuid": spec["job_uuid"]})["fw_id"]
             self.database.launchpad.rerun_fw(fw_id)
+
+
+def _check_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        writable = os.access(folder, os.W_OK)
+        problem = "no permission to write"
+    except OSError as error:
+        writable, problem = False, error.strerror or str(error)
+    if not writable:
+        raise HopflowError(
+            f"The campaign keeps its checkpoints in {folder}, which cannot be written here ({problem}); make it "
+            "writable, or launch the campaign from a folder that every worker shares."
+        )
 
 
 def _start() -> ComputeProcess:

@@ -6,7 +6,8 @@ document's; :meth:`Ledger.rebuild` makes the same rows from these three alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Container, Iterable
 from typing import TYPE_CHECKING, Any
 
 from ..flows.gate import Gate, Status, share_budget
@@ -46,6 +47,7 @@ class Ledger:
             known = f"it knows {', '.join(names)}" if names else "it knows none yet; start one with `hopflow launch`"
             raise HopflowError(f"The database has no campaign {campaign!r}; {known}.")
         self.document: dict[str, Any] = found
+        self._attempts = self._count_attempts()
 
     @property
     def levels(self) -> list[list[str]]:
@@ -64,6 +66,10 @@ class Ledger:
     def reload(self) -> None:
         """Read the campaign document again."""
         self.document = self.database.campaigns.find_one({"_id": self.campaign})
+        self._attempts = self._count_attempts()
+
+    def _count_attempts(self) -> Counter[tuple[str, str]]:
+        return Counter((entry["material_id"], entry["stage"]) for entry in self.document.get("retries", []))
 
     def rows(self, criteria: dict[str, Any] | None = None) -> list[dict[str, Any]]:
         """Return the rows that meet some criteria, ordered by material id."""
@@ -95,9 +101,10 @@ class Ledger:
             properties=["uuid", "output", "completed_at"],
             sort={"completed_at": 1},
         )
-        for output in outputs:
-            changed += self.record(output)
-            newest = max(newest, output["completed_at"])
+        with self.database.transaction():
+            for output in outputs:
+                changed += self.record(output)
+                newest = max(newest, output["completed_at"])
         if newest != since:
             self.database.campaigns.update_one({"_id": self.campaign}, {"$max": {"synced_until": newest}})
             self.document["synced_until"] = newest
@@ -145,10 +152,7 @@ class Ledger:
 
     def attempt(self, material_id: str, stage: str) -> int:
         """How many times a person asked to run a failed stage of a candidate again."""
-        return sum(
-            entry["material_id"] == material_id and entry["stage"] == stage
-            for entry in self.document.get("retries", [])
-        )
+        return self._attempts[material_id, stage]
 
     def share_budgets(self, in_flight: Iterable[str]) -> list[str]:
         """Share out every budget whose stage has heard from all of its candidates; return the stages.
@@ -222,6 +226,16 @@ class Ledger:
         before = ["intake", *(stage for stages in self.levels[:level] for stage in stages)]
         return all(row["stages"].get(stage, {}).get("status") == Status.PASSED for stage in before)
 
+    def owes_results(self, busy: Container[str]) -> bool:
+        """Whether a candidate that has no job in flight has entered a level and lacks a result there."""
+        return any(
+            row["material_id"] not in busy
+            and self.entered(row, level)
+            and any(stage not in row["stages"] for stage in stages)
+            for row in self.rows()
+            for level, stages in enumerate(self.levels)
+        )
+
     def standing(self, row: dict[str, Any], running: set[tuple[str, str]]) -> dict[str, str]:
         """Status of a candidate at every stage that it has entered."""
         found = {}
@@ -251,6 +265,11 @@ class Ledger:
             for material_id in job["spec"]["material_ids"]:
                 found.setdefault(material_id, []).append(fact)
         return found
+
+    def is_idle(self) -> bool:
+        """Whether no job of the campaign is in flight."""
+        query = {"spec.campaign": self.campaign, "state": {"$in": UNFINISHED}}
+        return self.database.launchpad.fireworks.find_one(query, {"fw_id": 1}) is None
 
     def running(self) -> set[tuple[str, str]]:
         """Pairs of material id and stage that a worker has in hand."""

@@ -11,11 +11,16 @@ from .ledger import Ledger
 
 @dataclass
 class StageCounts:
-    """One line of the funnel table."""
+    """One line of the funnel table.
+
+    Every candidate that entered counts once among pending, running, passed, rejected, failed and skipped.
+    ``awaiting_budget`` are those of the pending ones whose value is known; ``reused`` are results of earlier jobs.
+    """
 
     stage: str
     entered: int = 0
     pending: int = 0
+    awaiting_budget: int = 0
     running: int = 0
     passed: int = 0
     rejected: int = 0
@@ -68,6 +73,7 @@ def overview(ledger: Ledger, workers: int = 1) -> Overview:
             if entry is None:
                 continue
             line.reused += entry.get("reused_from") is not None
+            line.awaiting_budget += status == Status.PENDING
             if status in (Status.REJECTED, Status.FAILED, Status.SKIPPED):
                 line.reasons[entry["reason"]] = line.reasons.get(entry["reason"], 0) + 1
             if entry.get("seconds"):

@@ -8,7 +8,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from ..flows.gate import Status
-from ..transport.errors import HopflowError
+from .console import WrongUse
 from .ledger import Ledger
 
 if TYPE_CHECKING:
@@ -43,15 +43,17 @@ def find(
 
     Raises
     ------
-    HopflowError
+    WrongUse
         The stage, status or sort key is unknown.
+    HopflowError
+        The database knows no such campaign.
     """
     ledger = Ledger(database, campaign)
     stages = ["intake", *ledger.stages]
     if stage is not None and stage not in stages:
-        raise HopflowError(f"The campaign has no stage {stage!r}; allowed: {', '.join(stages)}.")
+        raise WrongUse(f"The campaign has no stage {stage!r}; allowed: {', '.join(stages)}.")
     if status is not None and status not in list(Status):
-        raise HopflowError(f"There is no status {status!r}; allowed: {', '.join(Status)}.")
+        raise WrongUse(f"There is no status {status!r}; allowed: {', '.join(Status)}.")
     running = ledger.running()
     rows = []
     for row in ledger.rows():
@@ -77,18 +79,18 @@ def _is(entry: dict[str, Any] | None, status: str) -> bool:
 
 def _sorted(rows: list[dict[str, Any]], sort: str, stage: str | None, stages: list[str]) -> list[dict[str, Any]]:
     reverse = sort.startswith("-")
-    key = sort.lstrip("-")
+    key = sort.removeprefix("-")
     if key in ("material_id", "formula"):
         return sorted(rows, key=lambda row: (row[key] or "", row["material_id"]), reverse=reverse)
     if key in ("value", "uncertainty", "seconds"):
         if stage is None:
-            raise HopflowError(f"Sorting by {key} needs --stage; allowed: {', '.join(stages)}.")
+            raise WrongUse(f"Sorting by {key} needs --stage; allowed: {', '.join(stages)}.")
         place, field = stage, key
     elif key in stages:
         place, field = key, "value"
     else:
         allowed = ["material_id", "formula", "value", "uncertainty", "seconds", *stages]
-        raise HopflowError(f"Candidates cannot be sorted by {key!r}; allowed: {', '.join(allowed)}.")
+        raise WrongUse(f"Candidates cannot be sorted by {key!r}; allowed: {', '.join(allowed)}.")
 
     def order(row: dict[str, Any]) -> tuple[bool, float, str]:
         value = row["stages"].get(place, {}).get(field)

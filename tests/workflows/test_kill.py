@@ -35,7 +35,7 @@ def write_spec(folder: Path, name: str) -> Path:
 def diaries(place: Place) -> dict[str, list[dict[str, Any]]]:
     """Rows of every job's diary; a line that is being written is left out."""
     found = {}
-    for path in sorted((place.home / "checkpoints" / "jobs").glob("*.jsonl")):
+    for path in sorted((place.home / "checkpoints" / "jobs").glob("*/*.jsonl")):
         rows = []
         for line in path.read_text().splitlines():
             try:
