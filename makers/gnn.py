@@ -43,7 +43,12 @@ class HopBarrierMaker(StageMaker):
         """Return the hops with their predicted barriers and what they make of the material."""
         from ..transport.hops import enumerate_hops, network_barriers
 
-        network = enumerate_hops(structure, self.ion, framework_clearance_A=self.settings.clearance_A)
+        network = enumerate_hops(
+            structure,
+            self.ion,
+            max_distance_A=self.settings.max_distance_A,
+            framework_clearance_A=self.settings.clearance_A,
+        )
         if len(network.hops) > self.settings.max_hops:
             raise CandidateError(
                 f"The crystal has {len(network.hops)} symmetry-unique hops, more than max_hops "

@@ -40,6 +40,7 @@ class HopBarrierStageSettings(StageSettings):
     clearance_A: float = Field(
         0.5, ge=0, description="Hops whose straight line comes closer to a framework atom are dropped, in Å."
     )
+    max_distance_A: float = Field(8.0, gt=1.0, le=15.0, description="Longest hop that is looked at, in Å.")
     max_hops: int = Field(200, gt=0, description="More symmetry-unique hops than this fail the candidate.")
 
 

@@ -4,6 +4,7 @@ The stages are real to the engine (Makers, documents, gates, content keys); thei
 crystal, so that a whole campaign takes a second and its ledger is known beforehand.
 """
 
+import importlib
 import json
 import multiprocessing
 import os
@@ -21,12 +22,28 @@ from hopflow.makers.documents import StageDocument
 from hopflow.makers.quantities import Quantity
 from hopflow.makers.settings import StageSettings
 from hopflow.makers.stage import StageMaker
-from hopflow.transport.errors import NoHopsError, NonFiniteEnergyError
+from hopflow.transport.errors import NoHopsError, NonFiniteEnergyError, NotConvergedError, WeightsError
 from hopflow.workflows import assembly, journal, launcher
 from hopflow.workflows.database import Database
 from hopflow.workflows.ledger import Ledger
 from hopflow.workflows.spec import CampaignSpec
 from places import Place
+
+for _name in (
+    "jobflow.managers.fireworks",
+    "mongomock.gridfs",
+    "pymatgen.io.cif",
+    "pymatgen.symmetry.analyzer",
+    "hopflow.transport.bvse",
+    "hopflow.workflows.embedded",
+    "hopflow.workflows.intake",
+    "hopflow.workflows.snapshot",
+):
+    importlib.import_module(_name)  # once here, not in every forked child
+
+
+TROUBLE = "HOPFLOW_TEST_TROUBLE"
+"""Names a JSON file that says which stage is ``broken`` or lets every candidate be ``failed``."""
 
 
 class NumberDocument(StageDocument):
@@ -51,6 +68,11 @@ class InstantMaker(StageMaker):
             raise NoHopsError("This one never has hops.")
         if self.stage == "neb" and 5.1 < number < 5.2:
             raise NonFiniteEnergyError("This one has no energy.")
+        trouble = json.loads(Path(os.environ[TROUBLE]).read_text()) if TROUBLE in os.environ else {}
+        if trouble.get(self.stage) == "broken":
+            raise WeightsError("This stage has no weights.")
+        if trouble.get(self.stage) == "failed":
+            raise NotConvergedError("This stage does not converge.")
         value = None if self.stage == "bvse" and 5.8 < number < 6 else number + self.shift
         return {"method": "volume", "barrier_1d_eV": value, "images_written": 5.0}
 
@@ -151,46 +173,54 @@ class _Killer(pymongo.monitoring.CommandListener):
             self.count()
 
 
-def forked(place: Place, action: Callable[[Database], None], kill_after: int = 0) -> bool:
-    """Do something to the place's database in a child process; true when it was killed after that many writes.
-
-    Raises
-    ------
-    AssertionError
-        The child ended by itself with an error.
-    """
+def start_forked(place: Place, action: Callable[[Database], Any], kill_after: int = 0) -> int:
+    """Do something to the place's database in a child process that kills itself after so many writes; return its id."""
     sys.stdout.flush()
     sys.stderr.flush()
     child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            use_instant_stages()
-            if kill_after:
-                killer = _Killer(kill_after)
-                if place.uri is not None:
-                    pymongo.monitoring.register(killer)
-                else:
-                    append = journal.Journal.append
+    if child > 0:
+        return child
+    code = 1
+    try:
+        use_instant_stages()
+        if kill_after:
+            _kill_after(place, kill_after)
+        with place.open() as database:
+            action(database)
+        code = 0
+    except Exception:  # noqa: BLE001  the child must end here, whatever happens
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(code)
 
-                    def counted(self: Any, *args: Any, **kwargs: Any) -> None:
-                        append(self, *args, **kwargs)
-                        killer.count()
 
-                    journal.Journal.append = counted  # type: ignore[method-assign]
-            with place.open() as database:
-                action(database)
-            code = 0
-        except Exception:  # noqa: BLE001  the child must end here, whatever happens
-            traceback.print_exc()
-        finally:
-            sys.stderr.flush()
-            os._exit(code)
+def _kill_after(place: Place, writes: int) -> None:
+    killer = _Killer(writes)
+    if place.uri is not None:
+        pymongo.monitoring.register(killer)
+        return
+    append = journal.Journal.append
+
+    def counted(self: Any, *args: Any, **kwargs: Any) -> None:
+        append(self, *args, **kwargs)
+        killer.count()
+
+    journal.Journal.append = counted  # type: ignore[method-assign]
+
+
+def was_killed(child: int) -> bool:
+    """Wait for a child process; true when it was killed, an error when it failed by itself."""
     _, status = os.waitpid(child, 0)
     if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
         return True
     assert os.WEXITSTATUS(status) == 0, "the child process failed; its traceback is on the error stream"
     return False
+
+
+def forked(place: Place, action: Callable[[Database], Any], kill_after: int = 0) -> bool:
+    """Do something to the place's database in a child process; true when it was killed after that many writes."""
+    return was_killed(start_forked(place, action, kill_after))
 
 
 def verdicts(database: Database, name: str = "storm") -> dict[str, Any]:

@@ -75,7 +75,7 @@ def enumerate_hops(
     edges, images, lengths = _straight_edges(structure, mobile, max_distance_A, framework_clearance_A)
     none = (
         f"No {ion} hops up to {max_distance_A:g} A connect {structure.composition.reduced_formula} across its cell; "
-        "raise the maximum hop distance or look at another ion."
+        "raise max_distance_A or look at another ion."
     )
     if len(edges) == 0:
         raise NoHopsError(none)

@@ -249,8 +249,8 @@ def _affordable_grids(scans: list[_IonScan], settings: ScanSettings, formula: st
             return spacing_A, grids
         if spacing_A >= settings.max_spacing_A:
             raise CandidateError(
-                f"{formula} needs {needed} energies even at a spacing of {spacing_A:.2f} A; allow more evaluations "
-                f"than {settings.max_evaluations} or a coarser grid.",
+                f"{formula} needs {needed} energies even at a spacing of {spacing_A:.2f} A; raise "
+                f"max_evaluations ({settings.max_evaluations}) to let it in.",
                 Reason.TOO_MANY_EVALUATIONS,
             )
         # Fewer points grow with the cube of the spacing; the step is small enough not to overshoot the budget by much.

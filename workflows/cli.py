@@ -65,7 +65,7 @@ def main() -> None:
         # Parsers of structure files warn about what hopflow judges itself.
         warnings.simplefilter("ignore")
     try:
-        app()
+        app(prog_name="hopflow")
     except SystemExit as end:
         if end.code != INTERRUPTED:
             raise

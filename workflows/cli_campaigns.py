@@ -35,7 +35,7 @@ class JobCategory(StrEnum):
 
 Category = Annotated[
     list[JobCategory] | None,
-    typer.Option(help="Only take jobs of this category. May be given more than once."),
+    typer.Option(help="Only take jobs of this category: cpu, gpu or dft. May be given more than once."),
 ]
 
 

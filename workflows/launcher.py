@@ -199,7 +199,7 @@ class Launcher:
         else:
             store = self.database.job_store.docs_store
             try:
-                answer = getattr(store, kind)(*content)
+                answer = getattr(store, kind)(**content)
                 reply = ("answer", list(answer) if kind == "query" else answer)
             except Exception as error:  # noqa: BLE001  the worker gets the text; the launcher must go on
                 reply = ("error", f"{type(error).__name__}: {error}")

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 LOST = ("rejected", "failed", "skipped")
 """Statuses of a candidate that goes no further."""
 
+WIDEST_REASON = max(map(len, Reason))
+"""Columns that a reason needs to stand unbroken."""
+
 HANDOFF = "dft"
 """The stage that writes inputs and screens nothing."""
 
@@ -25,12 +28,13 @@ def duration(seconds: float | None) -> str:
         return "-"
     if seconds < 0.0995:
         return f"{1000 * seconds:.0f} ms"
-    for unit, size, limit in (("s", 1.0, 59.5), ("min", 60.0, 59.5), ("h", 3600.0, 47.5)):
-        count = seconds / size
-        if count < limit:
-            return f"{count:.0f} {unit}" if count >= 9.95 else f"{count:.2g} {unit}"
-    days = seconds / 86400
-    return f"{days:.0f} d" if days >= 9.95 else f"{days:.2g} d"
+    if seconds < 0.995:
+        return f"{seconds:.2f} s"
+    # A unit is left before its number would round to the next one's first.
+    units = (("s", 1.0, 59.5), ("min", 60.0, 59.5), ("h", 3600.0, 47.5), ("d", 86400.0, math.inf))
+    unit, size = next((unit, size) for unit, size, limit in units if seconds / size < limit)
+    count = seconds / size
+    return f"{count:.0f} {unit}" if count >= 9.95 else f"{count:.1f} {unit}"
 
 
 def funnel_table(overview: Overview) -> Table:
@@ -196,12 +200,13 @@ def outcome_table(rows: list[dict[str, Any]], stages: list[str], title: str = ""
     from rich.text import Text
 
     table = _plain_table(title)
-    # Names may be folded, never cut: they are what the next command is asked with.
-    table.add_column("material", overflow="fold")
+    # Names may be folded, never cut: they are what the next command is asked with. Usual ones are not even folded.
+    longest = max((len(row["material_id"]) for row in rows), default=0)
+    table.add_column("material", overflow="fold", min_width=min(longest, 14))
     table.add_column("formula", overflow="fold")
     for stage in stages:
         table.add_column(stage, justify="right", no_wrap=True)
-    table.add_column("where it stands", overflow="fold")
+    table.add_column("where it stands", overflow="fold", min_width=WIDEST_REASON)
     for row in rows:
         values = [number_text(row["stages"].get(stage, {})) for stage in stages]
         cells = [row["material_id"], row["formula"] or "", *values, verdict(row["stages"], stages)]

@@ -30,7 +30,8 @@ class PipeStore(Store):
         super().__init__(key="uuid")
         self._connection = connection
 
-    def _ask(self, request: str, *arguments: Any) -> Any:
+    def _ask(self, request: str, **arguments: Any) -> Any:
+        # By name: the stores at the other end have further arguments in between (MongoStore.query has a hint).
         self._connection.send((request, arguments))
         kind, answer = self._connection.recv()
         if kind == "error":
@@ -54,7 +55,7 @@ class PipeStore(Store):
 
     def count(self, criteria: dict | None = None) -> int:
         """Count documents."""
-        return self._ask("count", criteria)
+        return self._ask("count", criteria=criteria)
 
     def query(
         self,
@@ -65,15 +66,15 @@ class PipeStore(Store):
         limit: int = 0,
     ) -> Iterator[dict]:
         """Find documents."""
-        yield from self._ask("query", criteria, properties, sort, skip, limit)
+        yield from self._ask("query", criteria=criteria, properties=properties, sort=sort, skip=skip, limit=limit)
 
     def update(self, docs: list[dict] | dict, key: list | str | None = None) -> None:
         """Replace or add documents."""
-        self._ask("update", docs, key)
+        self._ask("update", docs=docs, key=key)
 
     def ensure_index(self, key: str, unique: bool = False) -> bool:
         """Make an index."""
-        return self._ask("ensure_index", key, unique)
+        return self._ask("ensure_index", key=key, unique=unique)
 
     def groupby(self, *args: Any, **kwargs: Any) -> Iterator[tuple[dict, list[dict]]]:
         """Refuse: no job needs it."""
@@ -81,7 +82,7 @@ class PipeStore(Store):
 
     def remove_docs(self, criteria: dict) -> None:
         """Remove documents."""
-        self._ask("remove_docs", criteria)
+        self._ask("remove_docs", criteria=criteria)
 
 
 def work(connection: Connection, parent: int) -> None:

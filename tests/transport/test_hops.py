@@ -301,7 +301,7 @@ def test_fifty_ions_without_symmetry() -> None:
 
 def test_what_cannot_hop() -> None:
     lonely = Structure(Lattice.cubic(9.0), ["Li", "O"], [(0, 0, 0), (0.5, 0.5, 0.5)])
-    with pytest.raises(NoHopsError, match="raise the maximum hop distance") as no_hops:
+    with pytest.raises(NoHopsError, match="raise max_distance_A") as no_hops:
         enumerate_hops(lonely, "Li")
     assert no_hops.value.reason is Reason.NO_HOPS
     with pytest.raises(NoMobileIonError, match="holds no Na"):
