@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from jobflow import Flow, Job, JobConfig, OnMissing
-from monty.json import MSONable
+from monty.json import MontyEncoder, MSONable
 
 from ..makers.stage import StageMaker
 from .gate import Gate
@@ -71,15 +71,26 @@ class Candidate(MSONable):
     attempt: int = 0
 
     def as_dict(self) -> dict[str, Any]:
-        """Serialize; the structure in pymatgen's short form, because jobs are read and written often."""
+        """Serialize; the structure as JSON text.
+
+        jobflow and FireWorks walk through every value of a job a dozen times; a text is one value.
+        """
         return {
             "@module": type(self).__module__,
             "@class": type(self).__name__,
             "material_id": self.material_id,
-            "structure": self.structure.as_dict(verbosity=0),
+            "structure": json.dumps(self.structure.as_dict(verbosity=0), cls=MontyEncoder),
             "content_keys": dict(self.content_keys),
             "attempt": self.attempt,
         }
+
+    @classmethod
+    def from_dict(cls, d: dict[str, Any]) -> Candidate:
+        """Read what :meth:`as_dict` wrote."""
+        from pymatgen.core import Structure
+
+        structure = Structure.from_dict(json.loads(d["structure"]))
+        return cls(d["material_id"], structure, dict(d["content_keys"]), d["attempt"])
 
 
 @dataclass

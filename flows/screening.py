@@ -235,11 +235,24 @@ class StoredDocuments:
         self._known: dict[str, tuple[dict[str, Any], str]] = {}
 
     def find(self, content_key: str) -> tuple[dict[str, Any], str] | None:
-        """Return a document and the uuid of the job that made it; nothing where there is none, or outside a job."""
+        """Return a document and the uuid of the job that made it; nothing where there is none, or outside a job.
+
+        Raises
+        ------
+        HopflowError
+            The store does not answer (its launcher was killed, say), which is no candidate's failure.
+        """
         if content_key not in self._known and CURRENT_JOB.store is not None:
-            rows = CURRENT_JOB.store.docs_store.query(
-                {"output.results.content_key": content_key}, properties=["output.results", "uuid"]
-            )
+            try:
+                rows = list(
+                    CURRENT_JOB.store.docs_store.query(
+                        {"output.results.content_key": content_key}, properties=["output.results", "uuid"]
+                    )
+                )
+            except Exception as error:
+                raise HopflowError(
+                    f"The job store does not answer ({type(error).__name__}: {error}); resume when it does."
+                ) from error
             for row in rows:
                 for result in row["output"]["results"]:
                     if result["content_key"] is not None and result["document"] is not None:

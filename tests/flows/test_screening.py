@@ -28,14 +28,14 @@ class FixedMaker(InstantMaker):
     value: float | None = 0.3
     sigma: float | None = 0.1
 
-    def compute(self, structure: Any, *_: Any) -> dict[str, Any]:
+    def compute(self, *_: Any) -> dict[str, Any]:
         return {"method": "given", "barrier_1d_eV": self.value, "barrier_1d_sigma_eV": self.sigma}
 
 
 class RaisingMaker(InstantMaker):
     stage = "bvse"
 
-    def compute(self, structure: Any, *_: Any) -> dict[str, Any]:
+    def compute(self, *_: Any) -> dict[str, Any]:
         raise NonFiniteEnergyError("The potential returned no number.")
 
 
@@ -158,3 +158,22 @@ def test_a_diary_that_cannot_be_written_is_an_error_with_a_sentence(tmp_path: Pa
     (tmp_path / "file").write_text("")
     with pytest.raises(HopflowError, match="cannot be written"):
         JobProgress(tmp_path / "file" / "diary.jsonl").started("a")
+
+
+class SilentStore(MemoryStore):
+    """A store behind a pipe whose other end was killed."""
+
+    def query(self, *_: Any, **__: Any) -> Any:
+        raise BrokenPipeError(32, "Broken pipe")
+
+
+def test_a_store_that_does_not_answer_is_no_candidates_failure(tmp_path: Path) -> None:
+    """A kill of the launcher must not be written down as what became of the candidate."""
+    silent = JobStore(SilentStore())
+    silent.connect()
+    funnel = funnel_of([FixedMaker()], diary_folder=str(tmp_path))
+    flow = level_flow(funnel, 0, [Candidate("a", crystal())])
+    run_locally(flow, store=silent, log=False)
+    diary = JobProgress(diary_path(tmp_path, flow.jobs[0].uuid))
+    assert diary.begun() == "a"
+    assert diary.finished() == {}
