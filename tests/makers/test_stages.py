@@ -1,4 +1,4 @@
-"""Each stage as a Maker: a document that says what it must, the same through a job, and keys that tell results apart."""
+"""Each stage as a Maker: what its document says, the same through a job, and keys that tell results apart."""
 
 import io
 from pathlib import Path
@@ -6,11 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ase.io import read
-from jobflow import JobStore, run_locally
-from maggma.stores import MemoryStore
-from places import DEMO
-from pymatgen.core import Structure
-
 from hopflow.makers.bvse import BondValenceMaker
 from hopflow.makers.dft import HandoffMaker
 from hopflow.makers.documents import BandDocument, StageDocument
@@ -26,6 +21,10 @@ from hopflow.makers.settings import (
 )
 from hopflow.makers.stage import StageMaker, primitive_cell
 from hopflow.transport.errors import CandidateError, NoMobileIonError, Reason, StructureError
+from jobflow import JobStore, run_locally
+from maggma.stores import MemoryStore
+from places import DEMO
+from pymatgen.core import Structure
 
 
 @pytest.fixture(scope="module")
