@@ -55,17 +55,19 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def resolve(spec: CampaignSpec, home: Path, progress: Callable[[int, int], None] | None = None) -> Intake:
+def resolve(
+    spec: CampaignSpec, home: Path, progress: Callable[[int, int], None] | None = None, fresh: bool = False
+) -> Intake:
     """Find the structures of a campaign and freeze them into its snapshot.
 
     A snapshot that an earlier call froze for the same campaign file is used again, so that a database that moved on
-    does not change a campaign.
+    does not change a campaign; ``fresh`` looks again.
     """
     from .intake import resolve_materials
     from .snapshot import from_snapshot, write_snapshot
 
     frozen = _frozen_snapshot(home, spec.name, spec.digest())
-    if frozen.exists():
+    if frozen.exists() and not fresh:
         return from_snapshot(frozen)
     materials = spec.materials
     found = resolve_materials(

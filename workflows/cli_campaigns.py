@@ -211,7 +211,10 @@ def _launch(context: typer.Context, database: Database, spec: Any) -> None:
     from . import campaign
 
     home = context.obj.home
-    summary = campaign.launch(database, spec, campaign.resolve(spec, home, progress=_show_progress), home)
+    # Only a campaign that is stored already goes on from its frozen snapshot; a new one sees the files as they are.
+    new = database.campaigns.find_one({"_id": spec.name}, {"_id": 1}) is None
+    intake = campaign.resolve(spec, home, progress=_show_progress, fresh=new)
+    summary = campaign.launch(database, spec, intake, home)
     if summary.already_launched:
         missing = (
             count_of(summary.workflows, "missing workflow") + " added" if summary.workflows else "nothing is missing"

@@ -205,7 +205,7 @@ class CampaignSpec(_Strict):
     materials: MaterialsSpec = Field(description="Where candidates come from.")
     properties: PropertyGates = Field(default_factory=PropertyGates, description="Gates on known properties.")
     stages: Stages = Field(description="The funnel.")
-    chunk_size: int = Field(100, gt=0, le=500, description="Candidates in one job of the cheap stages.")
+    chunk_size: int = Field(100, gt=0, le=250, description="Candidates in one job of the cheap stages.")
     priority: int = Field(0, description="FireWorks priority; jobs of a higher priority run first.")
 
     @field_validator("ion")

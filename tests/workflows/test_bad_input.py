@@ -38,7 +38,8 @@ def bad_files(folder: Path) -> Path:
     for n in range(2000):
         x, y, z = n % 10, n // 10 % 20, n // 200
         many["species"].append("Li" if (x + y + z) % 2 else "F")
-        many["frac_coords"].append([x / 10, y / 20, z / 10])
+        # Off the lattice points by a little, so that no smaller cell describes the crystal.
+        many["frac_coords"].append([x / 10 + 0.002 * (n % 7), y / 20 + 0.001 * (n % 11), z / 10 + 0.002 * (n % 13)])
     none = {**many, "material_id": "j_no_atoms", "species": [], "frac_coords": []}
     nan = {"material_id": "k_nan", "formula": "LiF", "cell": [4.0] * 3 + [90.0] * 3, "species": ["Li", "F"],
            "frac_coords": [[0, 0, 0], [float("nan"), 0.5, 0.5]]}  # fmt: skip

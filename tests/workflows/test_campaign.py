@@ -201,3 +201,20 @@ def test_property_gates_and_unknown_values(ready: Database, place: Place, tmp_pa
 def test_unknown_campaign_is_named(ready: Database) -> None:
     with pytest.raises(HopflowError, match="no campaign 'nothing'"):
         Ledger(ready, "nothing")
+
+
+def test_a_corrected_file_is_seen_by_a_new_launch(place: Place) -> None:
+    crystal = place.folder / "crystal.cif"
+    (place.folder / "one.yaml").write_text(
+        "name: one\nmaterials: {structures: crystal.cif}\nstages:\n  bvse: {settings: {spacing_A: 0.4}}\n"
+    )
+    crystal.write_text("not yet a crystal")
+    place.run("launch", "one.yaml")
+    with place.open() as database:
+        assert Ledger(database, "one").row("crystal")["stages"]["intake"]["status"] == "failed"
+        database.campaigns.delete_many({})
+        database.candidates.delete_many({})
+    crystal.write_text((DEMO / "LiF.cif").read_text())
+    place.run("launch", "one.yaml")
+    with place.open(read_only=True) as database:
+        assert Ledger(database, "one").row("crystal")["stages"]["intake"]["status"] == "passed"
