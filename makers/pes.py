@@ -30,12 +30,6 @@ class LandscapeMaker(StageMaker):
     category: ClassVar[str] = "gpu"
     fan_out: ClassVar[bool] = True
 
-    def weights_sha256(self) -> str | None:
-        """SHA-256 of the potential's weights, as its registry states it."""
-        from ..potentials.registry import get_entry
-
-        return get_entry(self.settings.potential).sha256
-
     def compute(
         self, structure: Structure, prior: Mapping[str, StageDocument], checkpoint: Path | None
     ) -> dict[str, Any]:

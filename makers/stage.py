@@ -85,8 +85,13 @@ class StageMaker(Maker):
         return self.evaluate(structure)
 
     def weights_sha256(self) -> str | None:
-        """SHA-256 of the weights of the model that speaks, without loading it."""
-        return None
+        """SHA-256 of the weights of the model that speaks, without loading it; nothing where no model does."""
+        potential = getattr(self.settings, "potential", None)
+        if potential is None:
+            return None
+        from ..potentials.registry import get_entry
+
+        return get_entry(potential).sha256
 
     def content_key(self, structure: Structure, prior: Mapping[str, StageDocument] | None = None) -> str:
         """Name of the result: equal keys mean equal results.
