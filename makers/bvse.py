@@ -14,6 +14,8 @@ from .stage import StageMaker, finite_or_none
 if TYPE_CHECKING:
     from pymatgen.core import Structure
 
+    from ..transport.bvse import BondValenceResult
+
 
 @dataclass
 class BondValenceMaker(StageMaker):
@@ -24,7 +26,8 @@ class BondValenceMaker(StageMaker):
 
     stage: ClassVar[str] = "bvse"
     document: ClassVar[type[StageDocument]] = BondValenceDocument
-    packages: ClassVar[tuple[str, ...]] = ("numpy", "numba", "pymatgen")
+    packages: ClassVar[tuple[str, ...]] = ("numpy", "numba", "pymatgen", "spglib")
+    partial_occupancies: ClassVar[bool] = True
 
     def compute(
         self, structure: Structure, prior: Mapping[str, StageDocument], checkpoint: Path | None
@@ -32,27 +35,53 @@ class BondValenceMaker(StageMaker):
         """Return barriers, dimension and grid of the site energy field."""
         from ..transport.bvse import BondValenceSettings, bond_valence_percolation
 
+        chosen = self.settings
         settings = BondValenceSettings(
-            spacing_A=self.settings.spacing_A, cutoff_A=self.settings.cutoff_A, screening=self.settings.screening
+            spacing_A=chosen.spacing_A,
+            refine=chosen.refine,
+            cutoff_A=chosen.cutoff_A,
+            screening=chosen.screening,
+            balance_charges=chosen.balance_charges,
+            radii=chosen.radii,
+            energy_ceiling_eV=chosen.energy_ceiling_eV,
+            workers=chosen.threads,
         )
-        result = bond_valence_percolation(
-            structure, self.ion, settings, oxidation_states=self.settings.oxidation_states
-        )
+        result = bond_valence_percolation(structure, self.ion, settings, oxidation_states=chosen.oxidation_states)
         own = [finite_or_none(barrier) for barrier in result.barriers_eV]
         from_global = [finite_or_none(barrier) for barrier in result.barriers_from_global_minimum_eV]
-        bottleneck = result.bottleneck_frac_coords[0]
         return {
-            "method": "bond-valence site energy (softBV parameters), exact percolation on a periodic grid",
+            "method": "bond-valence site energy (softBV parameters), exact percolation"
+            + (", saddle points of the continuous field" if settings.refine else " on a periodic grid"),
             "barrier_1d_eV": own[0],
             "barrier_2d_eV": own[1],
             "barrier_3d_eV": own[2],
             "barrier_1d_from_global_minimum_eV": from_global[0],
             "barrier_2d_from_global_minimum_eV": from_global[1],
             "barrier_3d_from_global_minimum_eV": from_global[2],
+            **_on_the_scale_of_dft(result),
             "dimension": result.dimension,
             "grid_shape": result.grid_shape,
             "spacing_A": result.spacing_A,
+            "symmetry_operations": result.operations,
+            "at_saddle": list(result.at_saddle),
+            "grid_barriers_eV": [finite_or_none(barrier) for barrier in result.grid_barriers_eV],
+            "bottlenecks_frac": [None if point is None else list(point) for point in result.bottleneck_frac_coords],
+            "minima_frac": [None if point is None else list(point) for point in result.minimum_frac_coords],
             "oxidation_states": result.oxidation_states,
             "oxidation_states_from": result.oxidation_states_from,
-            "bottleneck_frac": None if bottleneck is None else list(bottleneck),
+            "warnings": list(result.warnings),
         }
+
+
+def _on_the_scale_of_dft(result: BondValenceResult) -> dict[str, float | None]:
+    """The document's DFT-like barriers; None for ions and settings that the fit does not cover."""
+    from ..transport.calibration import calibration_covers, dft_like_barrier
+
+    fields: dict[str, float | None] = {}
+    if calibration_covers(result.settings):
+        for name, barrier_eV in zip(("1d", "2d", "3d"), result.barriers_eV, strict=True):
+            estimate = dft_like_barrier(barrier_eV, result.ion)
+            value_eV = estimate.barrier_eV
+            fields[f"barrier_{name}_dft_like_eV"] = None if value_eV is None else finite_or_none(value_eV)
+            fields[f"barrier_{name}_dft_like_sigma_eV"] = estimate.sigma_eV
+    return fields

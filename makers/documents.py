@@ -59,16 +59,37 @@ class BarrierDocument(StageDocument):
 
 
 class BondValenceDocument(BarrierDocument):
-    """Exact percolation of the bond-valence site energy. Barriers count from the percolating component's minimum."""
+    """Exact percolation of the bond-valence site energy. Barriers count from the percolating component's minimum.
+
+    Lists of three stand for one, two and three directions.
+    """
 
     barrier_1d_from_global_minimum_eV: float | None
     barrier_2d_from_global_minimum_eV: float | None
     barrier_3d_from_global_minimum_eV: float | None
+    barrier_1d_dft_like_eV: float | None = Field(
+        None, description="The 1D barrier on the scale of DFT bands, by a fit to published ones; None without a fit."
+    )
+    barrier_1d_dft_like_sigma_eV: float | None = Field(None, description="Half width that holds 68 % of crystals.")
+    barrier_2d_dft_like_eV: float | None = None
+    barrier_2d_dft_like_sigma_eV: float | None = None
+    barrier_3d_dft_like_eV: float | None = None
+    barrier_3d_dft_like_sigma_eV: float | None = None
     grid_shape: tuple[int, int, int]
     spacing_A: float
     oxidation_states: dict[str, list[float]] = Field(description="Charges in use for each element.")
     oxidation_states_from: str = Field(description="How the charges were found.")
-    bottleneck_frac: list[float] | None = Field(None, description="Fractional position of the 1D bottleneck.")
+    symmetry_operations: int = Field(1, description="Operations of the framework that the grid has.")
+    at_saddle: list[bool] = Field(
+        description="Whether the bottleneck is a saddle point of the continuous field, not a point of the grid."
+    )
+    grid_barriers_eV: list[float | None] = Field(description="The barriers of the grid alone.")
+    bottlenecks_frac: list[list[float] | None] = Field(
+        description="Fractional positions of the bottlenecks, in the primitive cell that was computed."
+    )
+    minima_frac: list[list[float] | None] = Field(
+        description="Fractional positions of the lowest point of what percolates, in the same cell."
+    )
 
 
 class HopRecord(BaseModel):

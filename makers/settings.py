@@ -23,11 +23,24 @@ class StageSettings(BaseModel):
 class BondValenceStageSettings(StageSettings):
     """Settings of the bvse stage: the bond-valence site energy field and its exact percolation."""
 
-    spacing_A: float = Field(0.2, gt=0.03, le=1.0, description="Largest spacing of the energy grid, in Å.")
+    spacing_A: float = Field(
+        0.25, gt=0.03, le=1.0, description="Largest spacing of the energy grid, in Å; above 0.4 Å bottlenecks get lost."
+    )
+    refine: bool = Field(
+        True, description="Move bottlenecks and minima from the grid to the saddle points of the continuous field."
+    )
     cutoff_A: float = Field(10.0, gt=2.0, le=20.0, description="Range of the pair terms, in Å.")
     screening: float = Field(
         0.74, gt=0, description="Screening factor f of the Coulomb repulsion, erfc(R / (f (r1 + r2)))."
     )
+    balance_charges: bool = Field(
+        False, description="Scale the repulsion by the ratio of the anions' to the cations' charges V / sqrt(n)."
+    )
+    radii: Literal["cordero", "softbv"] = Field("cordero", description="Covalent radii r1, r2 of the repulsion.")
+    energy_ceiling_eV: float = Field(
+        10.0, gt=0, description="Space higher than this above the lowest energy is closed to the ion, in eV."
+    )
+    threads: int = Field(1, gt=0, description="Threads that share one crystal; campaigns use one for each worker.")
     oxidation_states: dict[str, float] | None = Field(
         None, description="Oxidation state of each element, for instance `{Li: 1, P: 5, O: -2}`; guessed when absent."
     )

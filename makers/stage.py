@@ -21,7 +21,7 @@ from .settings import StageSettings
 if TYPE_CHECKING:
     from pymatgen.core import Structure
 
-METHOD_VERSION = 1
+METHOD_VERSION = 2
 """Raised whenever a stage's numbers change, so that stored results of the older method are not reused."""
 
 
@@ -61,6 +61,7 @@ class StageMaker(Maker):
     category: ClassVar[str] = "cpu"
     fan_out: ClassVar[bool] = False
     reusable: ClassVar[bool] = True
+    partial_occupancies: ClassVar[bool] = False
 
     def as_dict(self) -> dict[str, Any]:
         """Serialize; the settings become a plain dictionary, which FireWorks would otherwise store as text."""
@@ -156,9 +157,9 @@ class StageMaker(Maker):
         from ..transport.structures import check_structure, structure_hash
 
         started = time.perf_counter()
-        check_structure(structure, self.ion)
+        check_structure(structure, self.ion, partial_occupancies=self.partial_occupancies)
         cell = primitive_cell(structure)
-        check_structure(cell, self.ion, max_atoms=self.settings.max_atoms)
+        check_structure(cell, self.ion, self.settings.max_atoms, partial_occupancies=self.partial_occupancies)
         key = self.content_key(structure, prior)
         checkpoint = None
         if checkpoint_folder is not None:

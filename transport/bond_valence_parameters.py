@@ -16,6 +16,9 @@ from typing import Literal
 
 from .errors import MissingParametersError
 
+#: The radii of Cordero et al. end with curium.
+LAST_CORDERO_NUMBER = 96
+
 RadiusTable = Literal["cordero", "softbv"]
 
 
@@ -107,11 +110,11 @@ class BondValenceParameters:
             if charges:
                 return self.softbv_radii_A[element, min(charges, key=lambda q: (abs(q - charge), q))]
         else:
-            from ase.data import atomic_numbers, covalent_radii, missing
+            from ase.data import atomic_numbers, covalent_radii
 
-            radius = float(covalent_radii[atomic_numbers[element]])
-            if radius != missing:
-                return radius
+            # ASE fills its list up with 2.00, which is also the tabulated radius of protactinium.
+            if atomic_numbers[element] <= LAST_CORDERO_NUMBER:
+                return float(covalent_radii[atomic_numbers[element]])
         raise MissingParametersError(
             f"The table of covalent radii '{table}' has no entry for {ion_name(element, charge)}; "
             "send this crystal to the stages that use a potential instead of bond valences (pes, neb)."
@@ -137,10 +140,11 @@ def load_parameters() -> BondValenceParameters:
         (row["cation"], int(row["cation_charge"]), row["anion"], int(row["anion_charge"])): PairParameters(
             float(row["R0_A"]), float(row["D0_eV"]), float(row["Rmin_A"]), float(row["alpha_per_A"])
         )
-        for row in _rows("bond_valence_parameters.csv")
+        for row in read_table("bond_valence_parameters.csv")
     }
     radii = {
-        (row["element"], int(row["charge"])): float(row["covalent_radius_A"]) for row in _rows("bond_valence_ions.csv")
+        (row["element"], int(row["charge"])): float(row["covalent_radius_A"])
+        for row in read_table("bond_valence_ions.csv")
     }
     return BondValenceParameters(MappingProxyType(pairs), MappingProxyType(radii))
 
@@ -154,6 +158,7 @@ def mobile_ions() -> list[str]:
     return sorted({element for element, _ in parameters.cations | parameters.anions}, key=lambda e: atomic_numbers[e])
 
 
-def _rows(name: str) -> list[dict[str, str]]:
+def read_table(name: str) -> list[dict[str, str]]:
+    """Rows of a table of the package's ``data`` folder; lines that begin with # are comments."""
     text = (files(__package__) / "data" / name).read_text(encoding="utf-8")
     return list(csv.DictReader(line for line in text.splitlines() if not line.startswith("#")))

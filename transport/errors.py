@@ -31,9 +31,11 @@ class Reason(StrEnum):
     EMPTY_STRUCTURE = "empty_structure"
     NO_MOBILE_ION = "no_mobile_ion"
     PARTIAL_OCCUPANCY = "partial_occupancy"
+    OCCUPANCY_ABOVE_ONE = "occupancy_above_one"
     TOO_MANY_ATOMS = "too_many_atoms"
     CLOSE_CONTACT = "close_contact"
     OXIDATION_STATES_UNKNOWN = "oxidation_states_unknown"
+    METALLIC = "metallic"
     MISSING_PARAMETERS = "missing_parameters"
     UNSUPPORTED_ELEMENT = "unsupported_element"
     NON_FINITE_ENERGY = "non_finite_energy"
@@ -75,9 +77,11 @@ _SENTENCES: dict[Reason, str] = {
     Reason.EMPTY_STRUCTURE: "The structure holds no atoms.",
     Reason.NO_MOBILE_ION: "The structure does not contain the campaign's mobile ion.",
     Reason.PARTIAL_OCCUPANCY: "Some sites are partly occupied; order the structure first.",
+    Reason.OCCUPANCY_ABOVE_ONE: "The occupancies of a site add up to more than one.",
     Reason.TOO_MANY_ATOMS: "The structure has more atoms than this stage accepts.",
     Reason.CLOSE_CONTACT: "Two atoms lie closer together than atoms can.",
     Reason.OXIDATION_STATES_UNKNOWN: "No charge-balanced oxidation states could be assigned; give them explicitly.",
+    Reason.METALLIC: "The crystal is a metal or has electrons left over, so its atoms have no ionic charges.",
     Reason.MISSING_PARAMETERS: "The bond-valence table has no parameters for a pair of ions in this crystal.",
     Reason.UNSUPPORTED_ELEMENT: "The potential or network was not trained on an element of this crystal.",
     Reason.NON_FINITE_ENERGY: "The potential returned an energy or force that is not a finite number.",

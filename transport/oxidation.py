@@ -2,25 +2,38 @@
 
 Order of trust: states that the user gives, states that the structure brings, a formula that allows only one assignment,
 bond valence sums (pymatgen's ``BVAnalyzer``, M. O'Keeffe and N. Brese, JACS 113 (1991) 3226), the most probable
-assignment of the formula alone. An assignment counts only when it is charge-balanced and fits the bonds: an O2- with
-a bond to another O2- is a peroxide's and is thrown out, and so is an O- without such a bond.
+assignment of the formula alone. The bonds between nonmetals say beforehand which atoms are anions and which are not
+(:mod:`.nonmetal_bonds`): an oxygen bonded to oxygen is a peroxide's and never O2-, an oxygen without such a bond never
+O-, hydrogen on oxygen is a proton and on boron a hydride. An assignment that goes against them is thrown out.
 
 Mixed valence that the formula cannot resolve (Fe3O4) gives every atom of that element the average charge. That is exact
 for charge balance, and cations of the framework enter the bond-valence energy only through a term linear in charge.
+
+Partly occupied and mixed sites weigh with their occupancies. Refined occupancies come rounded and seldom balance to the
+last digit; see :data:`.charge_search.IMBALANCE_TOLERANCE`.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping
-from functools import lru_cache
-from itertools import product
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .bond_valence_parameters import ion_name, load_parameters
+from .bond_valence_parameters import ion_name
+from .charge_balance import CLOSED_SHELL, Assignment, Choice, extreme_sums
+from .charge_search import (
+    CARBON,
+    CHARGE_TOLERANCE,
+    IMBALANCE_TOLERANCE,
+    ROUNDING_TOLERANCE,
+    ChargeSearch,
+    Crystal,
+    crystal_of,
+)
 from .errors import OxidationStateError, Reason, StructureError
+from .nonmetal_bonds import DRAWING_ORDER, Kind, Role, element_symbol
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -28,45 +41,24 @@ if TYPE_CHECKING:
 #: BVAnalyzer tries at most this many combinations; the most probable state of each site comes first.
 #: A bound on work, not on time, so that the answer does not depend on how busy the machine is.
 MAX_PERMUTATIONS = 500
-
-#: Atoms of one element closer than this times the sum of their covalent radii are bonded.
-BOND_FACTOR = 1.2
-
-#: The formula alone is searched through at most this many assignments.
-MAX_ASSIGNMENTS = 100_000
-
-CHARGE_TOLERANCE = 1e-3
-
 #: An error message names so many failed attempts.
 MOST_ATTEMPTS = 4
-_LEAST_PRIOR = 1e-4
-_NONMETALS = frozenset({"C", "N", "O", "F", "P", "S", "Cl", "Se", "Br", "Te", "I"})
-_NEVER_METALS = _NONMETALS - {"C", "P", "Te"}
-_COVALENT_PARTNERS = frozenset({"H", "B", "Si", "Ge", "As", "Sb"})
-#: Charges of elements that the bond-valence table does not hold, or holds too narrowly.
-_MORE_STATES: dict[str, tuple[int, ...]] = {
-    "H": (1, -1),
-    "C": (3, -4),
-    "Si": (-4,),
-    "P": (4, -3),
-    "S": (3, 5),
-    "Br": (5,),
-    "Pm": (3,),
-    "Ac": (3,),
-    "Pa": (4, 5),
-    "U": (3, 4, 5),
-    "Np": (4, 5, 6),
-    "Pu": (3, 4, 6),
-}
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    source: str
+    charges: np.ndarray | None
+    failure: str | None = None
 
 
 def assign_oxidation_states(structure: Structure, ion: str, given: Mapping[str, float] | None = None) -> Structure:
-    """A copy of the structure with a charge on every site.
+    """A copy of the structure with a charge on every species of every site.
 
     Parameters
     ----------
     structure
-        Ordered structure.
+        Ordered or not; a site may be partly occupied or mixed.
     ion
         Element symbol of the mobile ion; its atoms must all get the same charge.
     given
@@ -75,255 +67,304 @@ def assign_oxidation_states(structure: Structure, ion: str, given: Mapping[str, 
     Returns
     -------
     pymatgen.core.Structure
-        ``properties["oxidation_states_from"]`` says how the charges were found.
+        ``properties["oxidation_states_from"]`` says how the charges were found, and
+        ``properties["oxidation_states_warnings"]`` is a list of sentences: an imbalance of up to
+        :data:`.charge_search.IMBALANCE_TOLERANCE` of the positive charge that was accepted. Deuterium and tritium
+        become hydrogen.
 
     Raises
     ------
     OxidationStateError
-        No charge-balanced assignment fits; the message names what was tried.
+        No charge-balanced assignment fits; the message names what was tried. ``reason`` is METALLIC where the crystal
+        consists of metals and metalloids, or electrons are left over even with the lowest states of all elements.
     StructureError
-        The structure is empty or partly occupied.
+        The structure is empty.
     """
     if len(structure) == 0:
         raise StructureError(Reason.EMPTY_STRUCTURE.sentence, Reason.EMPTY_STRUCTURE)
-    if not structure.is_ordered:
-        raise StructureError(Reason.PARTIAL_OCCUPANCY.sentence, Reason.PARTIAL_OCCUPANCY)
+    crystal = crystal_of(structure, ion)
     if given:
-        charges, source = _complete(structure, ion, given)
-        return _decorated(structure, charges, source)
+        return _complete(crystal, {element_symbol(element): float(charge) for element, charge in given.items()})
     tried: list[str] = []
-    bonds = _nonmetal_bonds(structure)
-    for source, charges, failure in _assignments(structure, ion):
-        objection = failure or _objection(structure, ion, charges, bonds)
-        if objection is None:
-            return _decorated(structure, charges, source)
-        if (attempt := f"{source}: {objection}") not in tried and len(tried) < MOST_ATTEMPTS:
-            tried.append(attempt)
-    raise OxidationStateError(
-        f"No charge-balanced oxidation states could be assigned to {structure.composition.reduced_formula} "
-        f"({'; '.join(tried)}); give them explicitly, or leave the crystal out if it is a metal."
-    )
+    for attempt in _attempts(crystal):
+        objection = attempt.failure
+        if attempt.charges is not None:
+            objection = objection or _objection(crystal, attempt.charges)
+            if objection is None:
+                return _decorated(crystal, attempt.charges, attempt.source)
+        if (text := f"{attempt.source}: {objection}") not in tried and len(tried) < MOST_ATTEMPTS:
+            tried.append(text)
+    raise _refusal(crystal, tried)
 
 
-def _assignments(structure: Structure, ion: str) -> Iterator[tuple[str, np.ndarray, str | None]]:
-    """Candidates in order of trust: where from, charges (sites,), or why there are none."""
-    nothing = np.zeros(len(structure))
-    if any(getattr(site.specie, "oxi_state", None) is not None for site in structure):
-        yield "structure", np.array([float(getattr(site.specie, "oxi_state", None) or 0) for site in structure]), None
-    amounts = _reduced_amounts(structure)
-    guesses = _formula_guesses(amounts, ion)
-    unusual = [] if guesses else _formula_guesses(amounts, ion, rare=True)
-    whole = [guess for guess in guesses if all(float(charge).is_integer() for charge in guess.values())]
-    if len(whole) == 1:
-        yield "formula (the only assignment)", _by_element(structure, whole[0]), None
-    try:
-        yield "bond valence sums", _bond_valence_sums(structure), None
-    except (ValueError, KeyError, IndexError, TypeError, ArithmeticError, RuntimeError) as error:
-        yield "bond valence sums", nothing, _plain(error)
-    if not (guesses or unusual):
-        yield "formula", nothing, "no assignment is charge-balanced"
-    for guess in guesses or unusual:
-        averaged = [f"average {ion_name(e, q)}" for e, q in guess.items() if not float(q).is_integer()]
-        notes = ["rare states"] * bool(unusual) + averaged
-        yield f"formula ({', '.join(notes)})" if notes else "formula", _by_element(structure, guess), None
+def _attempts(crystal: Crystal) -> Iterator[_Attempt]:
+    """Candidates in order of trust: where from and charges (entries,), or why there are none."""
+    brought = [getattr(species, "oxi_state", None) for site in crystal.structure for species in site.species]
+    labels = np.array([float(charge or 0) for charge in brought])
+    if any(charge is not None for charge in brought):
+        yield _Attempt("structure", labels, _unbalanced(crystal, labels, ROUNDING_TOLERANCE))
+    search = ChargeSearch(crystal, crystal.choices())
+    found = search.exact()
+    if len(found) == 1 and not found[0].averaged:
+        yield _attempt(crystal, search, found[0], "the only assignment")
+    else:
+        for assignment in found:
+            yield from _resolved(crystal, search, assignment)
+    if search.carbon is not None:
+        found += (free := search.carbon_free())
+        yield from (_attempt(crystal, search, assignment) for assignment in free)
+    if labels.any():
+        # States of the file that are right but for rounded occupancies.
+        yield _Attempt("structure, nearly balanced", labels)
+    rare = ChargeSearch(crystal, crystal.choices(rare=True))
+    # Distorted anions, whose bonds cannot be counted, take a known charge.
+    distorted = ChargeSearch(crystal, crystal.choices(), count_bonds=False)
+    nearly = (search.nearly, search, "nearly balanced")
+    if crystal.is_ordered:
+        later = [(rare.exact, rare, "rare states"), nearly, (distorted.exact, distorted, "bonds not counted")]
+    else:
+        later = [
+            nearly,
+            (search.seldom, search, ""),
+            (rare.exact, rare, "rare states"),
+            (rare.seldom, rare, "rare states"),
+        ]
+    for assignments, searched, note in later:
+        found += (more := assignments())
+        yield from (_attempt(crystal, searched, assignment, note) for assignment in more)
+    if not found:
+        yield _Attempt("formula", None, "no assignment is charge-balanced")
 
 
-def _objection(structure: Structure, ion: str, charges: np.ndarray, bonds: list[tuple[int, int, float]]) -> str | None:
-    """Why an assignment cannot be right, or None."""
-    if abs(charges.sum()) > CHARGE_TOLERANCE * len(structure):
-        return f"the charges add up to {charges.sum():+.3g}"
-    elements = [site.specie.symbol for site in structure]
-    if (charges == 0).any():
-        return f"{elements[int(np.argmin(np.abs(charges)))]} gets no charge"
-    mobile = {float(charge) for element, charge in zip(elements, charges, strict=True) if element == ion}
-    if len(mobile) > 1:
-        return f"{ion} gets different charges ({', '.join(ion_name(ion, charge) for charge in sorted(mobile))})"
-    bonded = {}
-    for i, j, distance in bonds:
-        if charges[i] < 0 and elements[i] == elements[j] and charges[j] < 0:
-            bonded[i] = bonded[j] = distance
-        elif charges[i] < 0 and _draws_harder(elements[j], elements[i]):
-            return f"{ion_name(elements[i], charges[i])} does not fit its bond to {elements[j]}"
-    closed_shell = dict(load_parameters().anions)
-    for i, (element, charge) in enumerate(zip(elements, charges, strict=True)):
-        if charge > 0 or element not in closed_shell:
-            continue
-        if i in bonded and charge <= closed_shell[element]:
-            return f"{ion_name(element, charge)} does not fit an {element}-{element} bond of {bonded[i]:.2f} Angstrom"
-        if i not in bonded and charge > closed_shell[element]:
-            return f"{ion_name(element, charge)} without an {element}-{element} bond"
-    return None
+def _attempt(crystal: Crystal, search: ChargeSearch, assignment: Assignment, note: str = "") -> _Attempt:
+    """The assignment with a name that says what is uncommon about it."""
+    charges = search.spread(assignment)
+    averaged = [f"average {ion_name(kind.element, assignment.charges[kind])}" for kind in assignment.averaged]
+    notes = [note] * bool(note) + averaged
+    if assignment.charges.get(CARBON, 1.0) <= 0 and (shared := _shared_with_hydrogen(crystal, charges)) is not None:
+        charges = shared
+        notes.append("organic groups share their charge")
+    return _Attempt(f"formula ({', '.join(notes)})" if notes else "formula", charges)
 
 
-def _draws_harder(nonmetal: str, element: str) -> bool:
-    """Whether a nonmetal takes the electrons of a bond, so that its partner is no anion (P-H counts as P3+, H+)."""
-    from pymatgen.core import Element
+def _shared_with_hydrogen(crystal: Crystal, charges: np.ndarray) -> np.ndarray | None:
+    """Charges with those of organic groups evened out, or None where the groups as a whole are no cations.
 
-    return (nonmetal in _NONMETALS and Element(nonmetal).X > Element(element).X) or (nonmetal, element) == ("P", "H")
-
-
-def _nonmetal_bonds(structure: Structure) -> list[tuple[int, int, float]]:
-    """Bonds that reach a nonmetal, in both directions: site, site, length in Angstrom."""
-    from ase.data import atomic_numbers, covalent_radii
-
-    elements = [site.specie.symbol for site in structure]
-    nonmetal = np.array([element in _NONMETALS for element in elements])
-    if not nonmetal.any():
-        return []
-    radii = np.array([float(covalent_radii[atomic_numbers[element]]) for element in elements])
-    # Metals bond to nonmetals everywhere and tell nothing; only what can be a covalent partner is looked at.
-    partner = nonmetal | np.isin(elements, list(_COVALENT_PARTNERS))
-    first, second, _, distances = structure.get_neighbor_list(2 * BOND_FACTOR * float(radii[partner].max()))
-    return [
-        (int(i), int(j), float(d))
-        for i, j, d in zip(first, second, distances, strict=True)
-        if partner[i] and nonmetal[j] and d < BOND_FACTOR * (radii[i] + radii[j])
-    ]
+    A group is carbon with its hydrogen, silicon, germanium and phosphorus. Their bonds to carbon are all but unpolar,
+    and only the group's charge matters at the distance of another ion.
+    """
+    elements = crystal.entries.elements
+    hydrogen: set[int] = set()
+    softer: set[int] = set()
+    for bond in crystal.bonds:
+        if elements[bond.first] == "C" and elements[bond.second] == "H":
+            hydrogen.add(bond.second)
+        elif elements[bond.first] == "C" and elements[bond.second] in ("Si", "Ge", "P"):
+            softer.add(bond.second)
+    group = np.array([element == "C" or i in hydrogen | softer for i, element in enumerate(elements)])
+    share = float(np.average(charges[group], weights=crystal.entries.occupancies[group]))
+    return np.where(group, share, charges) if hydrogen and share > 0 else None
 
 
-def _bond_valence_sums(structure: Structure) -> np.ndarray:
+def _resolved(crystal: Crystal, search: ChargeSearch, assignment: Assignment) -> Iterator[_Attempt]:
+    """The assignment, and before it one that tells its mixed-valent atoms apart by their bond valence sums."""
+    averaged = [kind for kind in assignment.averaged if kind != CARBON]
+    if averaged and crystal.is_ordered:
+        attempt = _bond_valence_sums(crystal)
+        wanted = _averages(crystal, search.spread(assignment))
+        if attempt.charges is None or np.allclose(_averages(crystal, attempt.charges), wanted, atol=1e-6):
+            yield attempt
+    yield _attempt(crystal, search, assignment)
+
+
+def _averages(crystal: Crystal, charges: np.ndarray) -> list[float]:
+    kinds = np.array([list(crystal.amounts).index(kind) for kind in crystal.kinds])
+    return [float(charges[kinds == index].mean()) for index in range(len(crystal.amounts))]
+
+
+def _bond_valence_sums(crystal: Crystal) -> _Attempt:
     from pymatgen.analysis.bond_valence import BV_PARAMS, BVAnalyzer
     from pymatgen.core import Element
 
-    lacking = sorted({site.specie.symbol for site in structure if Element(site.specie.symbol) not in BV_PARAMS})
+    source = "bond valence sums"
+    lacking = sorted({e for e in crystal.entries.elements if Element(e) not in BV_PARAMS})
     if lacking:
-        raise ValueError(f"no bond-valence lengths are known for {', '.join(lacking)}")
-    bare = structure.copy()
+        return _Attempt(source, None, f"no bond-valence lengths are known for {', '.join(lacking)}")
+    bare = crystal.structure.copy()
     bare.remove_oxidation_states()
-    return np.array(BVAnalyzer(max_permutations=MAX_PERMUTATIONS).get_valences(bare), dtype=float)
+    bare.replace_species({"D": "H", "T": "H"}, in_place=True)
+    try:
+        valences = BVAnalyzer(max_permutations=MAX_PERMUTATIONS).get_valences(bare)
+    except (ValueError, KeyError, IndexError, TypeError, ArithmeticError, RuntimeError) as error:
+        return _Attempt(source, None, _plain(error))
+    return _Attempt(source, np.array(valences, dtype=float))
 
 
-def _complete(structure: Structure, ion: str, given: Mapping[str, float]) -> tuple[np.ndarray, str]:
+def _objection(crystal: Crystal, charges: np.ndarray) -> str | None:
+    """Why an assignment cannot be right, or None."""
+    entries = crystal.entries
+    if unbalanced := _unbalanced(crystal, charges, IMBALANCE_TOLERANCE):
+        return unbalanced
+    if (charges == 0).any():
+        return f"{entries.elements[int(np.argmin(np.abs(charges)))]} gets no charge"
+    mobile = {float(q) for element, q in zip(entries.elements, charges, strict=True) if element == crystal.ion}
+    if len(mobile) > 1:
+        return f"{crystal.ion} gets different charges ({', '.join(ion_name(crystal.ion, q) for q in sorted(mobile))})"
+    for i, (kind, charge) in enumerate(zip(crystal.kinds, charges.tolist(), strict=True)):
+        if objection := _misfit(crystal, i, kind, charge):
+            return objection
+    return None
+
+
+def _unbalanced(crystal: Crystal, charges: np.ndarray, tolerance: float) -> str | None:
+    total = _total(crystal, charges)
+    allowed = max(tolerance * _positive(crystal, charges), CHARGE_TOLERANCE)
+    return f"the charges add up to {total:+.3g}" if abs(total) > allowed else None
+
+
+def _misfit(crystal: Crystal, i: int, kind: Kind, charge: float) -> str | None:
+    """Why a charge does not fit the bonds of an atom, or None."""
+    name = ion_name(kind.element, charge)
+    if kind.role is Role.METAL or kind.element == "C":
+        return None
+    bonded = {crystal.entries.elements[bond.second]: bond.distance_A for bond in crystal.bonds if bond.first == i}
+    if kind.role in (Role.CATION, Role.CATION_PAIR):
+        harder = [e for e in DRAWING_ORDER if e in bonded and e != kind.element]
+        # Nitrogen with one bond to oxygen and three to hydrogen (hydroxylammonium) is N1-.
+        return f"{name} does not fit its bond to {harder[0]}" if charge < 0 and kind.element != "N" else None
+    closed = CLOSED_SHELL[kind.element]
+    if kind.role is Role.ANION_PAIR and charge <= closed:
+        return f"{name} does not fit an {kind.element}-{kind.element} bond of {bonded[kind.element]:.2f} Angstrom"
+    if (
+        kind.role is Role.ANION
+        and charge != closed
+        and kind.element in ("H", "N", "O", "F", "S", "Cl", "Se", "Br", "I")
+    ):
+        return (
+            f"{name} without an {kind.element}-{kind.element} bond"
+            if charge < 0
+            else f"{name} without a bond to anything that draws electrons harder"
+        )
+    return None
+
+
+def _complete(crystal: Crystal, given: Mapping[str, float]) -> Structure:
     """Charges by the user's states, with the elements left out taken from the formula."""
-    amounts = _reduced_amounts(structure)
-    unknown = [element for element in given if element not in amounts]
+    elements = set(crystal.entries.elements)
+    unknown = [element for element in given if element not in elements]
     if unknown:
         raise OxidationStateError(
-            f"Oxidation states were given for {', '.join(unknown)}, which {structure.composition.reduced_formula} does "
-            "not contain; remove them."
+            f"Oxidation states were given for {', '.join(unknown)}, which {crystal.formula} does not contain; remove "
+            "them."
         )
-    fixed = {element: float(charge) for element, charge in given.items()}
-    if set(fixed) == set(amounts):
-        total = sum(amounts[element] * charge for element, charge in fixed.items())
-        if abs(total) > CHARGE_TOLERANCE * sum(amounts.values()):
+    fixed = {kind: Choice((given[kind.element],)) for kind in crystal.amounts if kind.element in given}
+    if len(fixed) == len(crystal.amounts):
+        charges = np.array([given[element] for element in crystal.entries.elements])
+        total = _total(crystal, charges)
+        if abs(total) > IMBALANCE_TOLERANCE * _positive(crystal, charges):
             raise OxidationStateError(
-                f"The oxidation states given for {structure.composition.reduced_formula} add up to {total:+.3g} a "
-                "formula unit; correct them so that they add up to zero."
+                f"The oxidation states given for {crystal.formula} add up to {total:+.3g} a formula unit; correct them "
+                "so that they add up to zero."
             )
-        return _by_element(structure, fixed), "given"
-    guesses = _formula_guesses(amounts, ion, fixed)
-    if not guesses:
-        raise OxidationStateError(
-            f"No charge-balanced oxidation states of {structure.composition.reduced_formula} go with those given for "
-            f"{', '.join(fixed)}; give those of all elements."
-        )
-    return _by_element(structure, guesses[0]), "given, completed by the formula"
-
-
-def _formula_guesses(
-    amounts: Mapping[str, int], ion: str, fixed: Mapping[str, float] | None = None, rare: bool = False
-) -> list[dict[str, float]]:
-    """Charge-balanced assignments of a formula, most probable first.
-
-    One charge an element where that balances; else one element of several positive charges takes the average that
-    does. ``rare`` allows metals every positive state known of them (Fe5+, Cu4+).
-    """
-    from pymatgen.core import Element
-
-    elements = sorted(amounts, key=lambda e: Element(e).X if not math.isnan(Element(e).X) else 0.0)
-    states = {e: ((float(fixed[e]),) if fixed and e in fixed else _states(e, rare)) for e in elements}
-    # The most electronegative element is the anion; that halves the search and bars nonsense such as O6+ with S2-.
-    anion = elements[-1]
-    if not (fixed and anion in fixed):
-        states[anion] = tuple(charge for charge in states[anion] if charge < 0)
-    keep = max(map(len, states.values()))
-    while math.prod(map(len, states.values())) > MAX_ASSIGNMENTS:
-        # Ten elements of six states are sixty million assignments; the commonest states of each are tried.
-        keep -= 1
-        states = {e: tuple(sorted(sorted(qs, key=lambda q: -_log_prior(e, q))[:keep])) for e, qs in states.items()}
-    solutions = _balanced(
-        amounts, states, anion, lambda needed: any(abs(needed - state) < 1e-9 for state in states[anion])
+        return _decorated(crystal, charges, "given")
+    for rare in (False, True):
+        search = ChargeSearch(crystal, {**crystal.choices(rare), **fixed})
+        found = search.exact() or search.seldom() or search.nearly()
+        if found:
+            return _decorated(crystal, search.spread(found[0]), "given, completed by the formula")
+    # What the user says may go against the bonds of the others; then any average that they can have will do.
+    choices = {kind: _any_average(chosen) for kind, chosen in crystal.choices(rare=True).items()}
+    if found := ChargeSearch(crystal, {**choices, **fixed}, count_bonds=False).seldom():
+        charges = np.array([found[0].charges[CARBON if kind.element == "C" else kind] for kind in crystal.kinds])
+        return _decorated(crystal, charges, "given, completed by the formula")
+    raise OxidationStateError(
+        f"No charge-balanced oxidation states of {crystal.formula} go with those given for {', '.join(given)}; give "
+        "those of all elements."
     )
-    if not solutions:
-        for mixed in elements:
-            positive = sorted(q for q in states[mixed] if q > 0)
-            if len(positive) < 2 or mixed == ion:
-                continue
-            solutions += _balanced(amounts, states, mixed, _between(positive[0], positive[-1]))
-    return sorted(solutions, key=lambda s: -sum(amounts[e] * _log_prior(e, q) for e, q in s.items()))
 
 
-def _between(low: float, high: float) -> Callable[[float], bool]:
-    return lambda charge: low < charge < high
+def _any_average(chosen: Choice) -> Choice:
+    positive = [charge for charge in chosen.states if charge > 0]
+    return Choice(chosen.states, min(positive) - 1, max(positive)) if positive else chosen
 
 
-def _balanced(
-    amounts: Mapping[str, int],
-    states: Mapping[str, tuple[float, ...]],
-    balancing: str,
-    allowed: Callable[[float], bool],
-) -> list[dict[str, float]]:
-    """All choices of one state an element for which ``balancing`` needs an allowed charge."""
-    others = [element for element in amounts if element != balancing]
-    solutions = []
-    for charges in product(*(states[element] for element in others)):
-        needed = -sum(amounts[e] * q for e, q in zip(others, charges, strict=True)) / amounts[balancing]
-        if allowed(needed):
-            solutions.append({**dict(zip(others, charges, strict=True)), balancing: needed})
-    return solutions
-
-
-@lru_cache(maxsize=256)
-def _states(element: str, rare: bool = False) -> tuple[float, ...]:
-    """Charges that an element may take: those of the bond-valence table, for metals also those known from the ICSD."""
+def _refusal(crystal: Crystal, tried: list[str]) -> OxidationStateError:
     from pymatgen.core import Element
 
-    parameters = load_parameters()
-    states = {charge for symbol, charge in parameters.cations | parameters.anions if symbol == element}
-    states |= set(_MORE_STATES.get(element, ()))
-    if element not in _NEVER_METALS:
-        states |= set(Element(element).icsd_oxidation_states or Element(element).common_oxidation_states)
-    if rare and Element(element).is_metal:
-        states |= {charge for charge in Element(element).oxidation_states if charge > 0}
-    return tuple(float(charge) for charge in sorted(states) if charge)
+    advice = "give them explicitly, or leave the crystal out if it is a metal"
+    nonmetals = [e for e in DRAWING_ORDER if e in crystal.entries.elements and not Element(e).is_metalloid]
+    pairs = _anion_pairs(crystal)
+    search = ChargeSearch(crystal, crystal.choices(rare=True))
+    low, high = extreme_sums(search.amounts, search.choices)
+    reason = Reason.OXIDATION_STATES_UNKNOWN
+    if not nonmetals:
+        reason = Reason.METALLIC
+        tried.append("it consists of metals and metalloids only")
+    elif pairs:
+        tried.append(f"closed-shell anions are ruled out by its {' and '.join(pairs)}")
+    elif low > 0:
+        reason = Reason.METALLIC
+        tried.append(f"even with the lowest states of all elements {low:.3g} electrons a formula unit are left over")
+    elif high < 0:
+        tried.append(
+            f"even with the highest states of all elements {-high:.3g} electrons a formula unit are missing, as when a "
+            "file leaves out hydrogen"
+        )
+    return OxidationStateError(
+        f"No charge-balanced oxidation states could be assigned to {crystal.formula} ({'; '.join(tried)}); {advice}.",
+        reason,
+    )
 
 
-def _log_prior(element: str, charge: float) -> float:
-    """Logarithm of how often the ICSD has the element in this state; between two states, interpolated."""
-    low, high = math.floor(charge + 1e-9), math.ceil(charge - 1e-9)
-    priors = _priors(element)
-    below, above = priors.get(low, _LEAST_PRIOR), priors.get(high, _LEAST_PRIOR)
-    weight = charge - low if high > low else 0.0
-    return (1 - weight) * math.log(below) + weight * math.log(above)
+def _anion_pairs(crystal: Crystal) -> list[str]:
+    """The shortest bond of each element that is bonded to itself where it should be an anion."""
+    shortest: dict[str, float] = {}
+    for bond in crystal.bonds:
+        kind = crystal.kinds[bond.first]
+        if kind.role is Role.ANION_PAIR and crystal.kinds[bond.second] == kind:
+            shortest[kind.element] = min(bond.distance_A, shortest.get(kind.element, np.inf))
+    return [f"{element}-{element} bond of {distance:.2f} Angstrom" for element, distance in sorted(shortest.items())]
 
 
-@lru_cache(maxsize=256)
-def _priors(element: str) -> dict[int, float]:
-    from pymatgen.analysis.bond_valence import PRIOR_PROB
-
-    counts = {int(s.oxi_state): float(p) for s, p in PRIOR_PROB.items() if s.symbol == element and s.oxi_state}
-    total = sum(counts.values())
-    return {charge: max(p / total, _LEAST_PRIOR) for charge, p in counts.items()} if total else {}
+def _total(crystal: Crystal, charges: np.ndarray) -> float:
+    """Sum of the charges of a formula unit."""
+    return float(charges @ crystal.entries.occupancies) * _per_formula(crystal)
 
 
-def _reduced_amounts(structure: Structure) -> dict[str, int]:
-    formula = structure.composition.element_composition
-    amounts = {str(element): round(amount) for element, amount in formula.items()}
-    divisor = math.gcd(*amounts.values())
-    return {element: amount // divisor for element, amount in amounts.items()}
+def _positive(crystal: Crystal, charges: np.ndarray) -> float:
+    return float(np.maximum(charges, 0) @ crystal.entries.occupancies) * _per_formula(crystal)
 
 
-def _by_element(structure: Structure, charges: Mapping[str, float]) -> np.ndarray:
-    return np.array([float(charges[site.specie.symbol]) for site in structure])
+def _per_formula(crystal: Crystal) -> float:
+    return sum(crystal.amounts.values()) / float(crystal.entries.occupancies.sum())
 
 
-def _decorated(structure: Structure, charges: np.ndarray, source: str) -> Structure:
-    decorated = structure.copy()
-    decorated.remove_oxidation_states()
-    whole = [int(q) if float(q).is_integer() else float(q) for q in charges]
-    decorated.add_oxidation_state_by_site(whole)
+def _decorated(crystal: Crystal, charges: np.ndarray, source: str) -> Structure:
+    from pymatgen.core import Composition, Species
+
+    decorated = crystal.structure.copy()
+    species: list[dict[Species, float]] = [{} for _ in decorated]
+    for site, element, occupancy, charge in zip(
+        crystal.entries.sites, crystal.entries.elements, crystal.entries.occupancies, charges.tolist(), strict=True
+    ):
+        one = Species(element, int(charge) if charge.is_integer() else charge)
+        species[site][one] = species[site].get(one, 0.0) + float(occupancy)
+    for site, content in zip(decorated, species, strict=True):
+        site.species = Composition(content)
     decorated.properties["oxidation_states_from"] = source
+    decorated.properties["oxidation_states_warnings"] = _warnings(crystal, charges)
     return decorated
+
+
+def _warnings(crystal: Crystal, charges: np.ndarray) -> list[str]:
+    total, positive = _total(crystal, charges), _positive(crystal, charges)
+    exact = crystal.is_ordered and abs(total) <= CHARGE_TOLERANCE * sum(crystal.amounts.values())
+    if exact or (not crystal.is_ordered and abs(total) <= ROUNDING_TOLERANCE * positive):
+        return []
+    return [
+        f"The oxidation states of {crystal.formula} add up to {total:+.3g} a formula unit ({abs(total) / positive:.1%} "
+        "of the positive charge); the occupancies or the composition may be off."
+    ]
 
 
 def _plain(error: Exception) -> str:

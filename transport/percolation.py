@@ -96,7 +96,7 @@ def percolate_grid(values: np.ndarray, neighbours: int = 26, lattice: np.ndarray
     flat = field.ravel()
     levels, minima, critical = sweep_grid(
         flat,
-        _rising(flat),
+        rising(flat),
         np.asarray(field.shape, dtype=np.int64),
         neighbour_offsets(neighbours, field.shape, lattice),
     )
@@ -149,7 +149,7 @@ def percolate_graph(
     _refuse_nan(energies)
     if len(ends):
         energies = np.maximum(energies, nodes[ends].max(axis=1))
-    levels, minima, critical = sweep_graph(nodes, ends, cells, energies, _rising(energies))
+    levels, minima, critical = sweep_graph(nodes, ends, cells, energies, rising(energies))
     return _percolation(nodes, levels, minima, critical)
 
 
@@ -196,7 +196,7 @@ def level_map(
         raise ValueError("the seed is a forbidden voxel (its energy is inf)")
     levels = flood_levels(
         flat,
-        _rising(flat),
+        rising(flat),
         np.asarray(field.shape, dtype=np.int64),
         neighbour_offsets(neighbours, field.shape, lattice),
         start,
@@ -251,7 +251,7 @@ def _refuse_nan(energies: np.ndarray) -> None:
         )
 
 
-def _rising(energies: np.ndarray) -> np.ndarray:
+def rising(energies: np.ndarray) -> np.ndarray:
     """Indices of the finite energies by rising energy; ties keep their order, so that the answer is reproducible."""
     allowed = np.flatnonzero(np.isfinite(energies))
     return np.ascontiguousarray(allowed[np.argsort(energies[allowed], kind="stable")].astype(np.int64))

@@ -1,0 +1,165 @@
+"""Refinement: the basin graph against the grid, and the continuous field's percolation against much finer grids."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hopflow.transport.basins import basin_graph
+from hopflow.transport.bvse import BondValenceSettings, below_ceiling, bond_valence_field, bond_valence_percolation
+from hopflow.transport.percolation import percolate_graph, percolate_grid
+from hopflow.transport.saddles import refine_percolation
+from hopflow.transport.structures import assign_oxidation_states
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pymatgen.core import Lattice, Structure
+
+
+def lithium_phosphate() -> Structure:
+    """gamma-Li3PO4, Materials Project mp-2878 (CC BY 4.0)."""
+    return Structure.from_spacegroup(
+        "Pnma",
+        Lattice.orthorhombic(10.41629663, 6.07079561, 4.89264480),
+        ["Li", "Li", "P", "O", "O", "O"],
+        [
+            [0.16431139, 0.50153938, 0.30465491],
+            [0.07624687, 0.25, 0.70278272],
+            [0.08814555, 0.75, 0.80932757],
+            [0.15858046, 0.54268818, 0.70565345],
+            [0.05116622, 0.25, 0.29484118],
+            [0.08918165, 0.75, 0.12473411],
+        ],
+    )
+
+
+def lithium_nitride() -> Structure:
+    """alpha-Li3N, P6/mmm; A. Rabenau and H. Schulz, J. Less-Common Met. 50 (1976) 155."""
+    return Structure.from_spacegroup(
+        "P6/mmm", Lattice.hexagonal(3.648, 3.875), ["N", "Li", "Li"], [[0, 0, 0], [0, 0, 0.5], [1 / 3, 2 / 3, 0]]
+    )
+
+
+def iron_phosphate() -> Structure:
+    """LiFePO4, Pnma; V. A. Streltsov et al., Acta Cryst. B 49 (1993) 147."""
+    return Structure.from_spacegroup(
+        "Pnma",
+        Lattice.orthorhombic(10.332, 6.010, 4.692),
+        ["Li", "Fe", "P", "O", "O", "O"],
+        [
+            [0, 0, 0],
+            [0.2822, 0.25, 0.9747],
+            [0.0950, 0.25, 0.4179],
+            [0.0973, 0.25, 0.7428],
+            [0.4573, 0.25, 0.2060],
+            [0.1656, 0.0465, 0.2848],
+        ],
+    )
+
+
+def antiperovskite() -> Structure:
+    """Li3OCl, Pm-3m; Y. Zhao and L. L. Daemen, JACS 134 (2012) 15042."""
+    return Structure.from_spacegroup(
+        "Pm-3m", Lattice.cubic(3.907), ["Li", "O", "Cl"], [[0.5, 0.5, 0], [0.5, 0.5, 0.5], [0, 0, 0]]
+    )
+
+
+def smooth_field(seed: int, shape: tuple[int, int, int]) -> np.ndarray:
+    """A periodic field of a few random waves, scaled to about an eV."""
+    random = np.random.default_rng(seed)
+    grids = np.meshgrid(*(np.arange(n) / n for n in shape), indexing="ij")
+    values = np.zeros(shape)
+    for wave in random.integers(-2, 3, (6, 3)):
+        phase = sum(k * x for k, x in zip(wave, grids, strict=True))
+        values += random.normal() * np.cos(2 * np.pi * (phase + random.random()))
+    return values
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    shape=st.tuples(*[st.integers(2, 9)] * 3),
+    neighbours=st.sampled_from([6, 18, 26]),
+    kind=st.sampled_from(["noise", "smooth", "levels"]),
+)
+def test_the_basin_graph_percolates_exactly_as_the_grid(
+    seed: int, shape: tuple[int, int, int], neighbours: int, kind: str
+) -> None:
+    random = np.random.default_rng(seed)
+    values = smooth_field(seed, shape) if kind == "smooth" else random.random(shape)
+    if kind == "levels":  # many ties
+        values = np.round(values * 4)
+    values[random.random(shape) < 0.2] = np.inf
+    if not np.isfinite(values).any():
+        return
+    lattice = np.diag(np.array(shape, dtype=float))
+    grid = percolate_grid(values, neighbours, lattice)
+    graph = basin_graph(values, lattice, neighbours)
+    found = percolate_graph(graph.node_energies_eV, graph.edges, graph.images, graph.edge_energies_eV)
+    assert found.thresholds_eV == grid.thresholds_eV
+    if kind != "levels":  # where voxels tie, a minimum may sit in either of two equal ones, not its energy
+        assert found.component_minimum_eV == grid.component_minimum_eV
+    assert found.global_minimum_eV == grid.global_minimum_eV
+
+
+def test_voxels_belong_to_the_basin_below_them() -> None:
+    values = smooth_field(3, (12, 10, 8))
+    graph = basin_graph(values, np.eye(3))
+    flat = values.ravel()
+    assert (graph.basin_of >= 0).all()
+    for basin, minimum in enumerate(graph.minima):
+        assert graph.basin_of[minimum] == basin
+        assert (flat[graph.basin_of == basin] >= flat[minimum]).all()
+    assert (graph.edge_energies_eV >= graph.node_energies_eV[graph.edges].max(axis=1)).all()
+
+
+@pytest.mark.parametrize("crystal", [lithium_phosphate, lithium_nitride, iron_phosphate, antiperovskite])
+def test_a_coarse_grid_refined_is_a_fine_grid(crystal) -> None:
+    fine = bond_valence_percolation(crystal(), "Li", BondValenceSettings(spacing_A=0.08, refine=False))
+    coarse = {h: bond_valence_percolation(crystal(), "Li", BondValenceSettings(spacing_A=h)) for h in (0.2, 0.25, 0.3)}
+    for result in coarse.values():
+        # A grid of 0.08 Angstrom still lies above a saddle point, by up to 2.5 * 0.08^2 eV.
+        for saddle, grid in zip(result.thresholds_eV, fine.thresholds_eV, strict=True):
+            assert grid - 0.016 < saddle < grid + 0.003
+        assert result.at_saddle[:1] == (True,)
+        assert result.thresholds_eV[:2] == pytest.approx(coarse[0.2].thresholds_eV[:2], abs=1e-4)
+        assert result.global_minimum_eV == pytest.approx(coarse[0.2].global_minimum_eV, abs=1e-5)
+        assert result.global_minimum_eV <= fine.global_minimum_eV + 1e-9
+
+
+def test_bottlenecks_are_saddle_points_and_minima_are_minima() -> None:
+    structure = assign_oxidation_states(iron_phosphate(), "Li")
+    result = bond_valence_percolation(structure, "Li", BondValenceSettings(spacing_A=0.25))
+    framework = bond_valence_field(structure, "Li", BondValenceSettings(spacing_A=0.5)).framework
+    for points, levels in (
+        (result.bottleneck_frac_coords, result.thresholds_eV),
+        (result.minimum_frac_coords, result.component_minimum_eV),
+    ):
+        energies, gradients = framework.energies_at(np.array(points))
+        assert energies == pytest.approx(levels, abs=1e-5)
+        assert np.abs(gradients).max() < 1e-3
+    ends = framework.stationary_points(np.array(result.bottleneck_frac_coords), 1, 0.01, 0.1)
+    assert ends.found.all()
+    assert framework.stationary_points(np.array(result.minimum_frac_coords), 0, 0.01, 0.1).found.all()
+
+
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 10**6), supercell=st.sampled_from([(1, 1, 1), (2, 1, 1), (1, 2, 1)]))
+def test_origin_and_supercell_leave_the_refined_thresholds(seed: int, supercell: tuple[int, int, int]) -> None:
+    structure = iron_phosphate()
+    expected = bond_valence_percolation(structure, "Li", BondValenceSettings(spacing_A=0.3))
+    moved = structure * supercell
+    moved.translate_sites(range(len(moved)), np.random.default_rng(seed).random(3))
+    result = bond_valence_percolation(moved, "Li", BondValenceSettings(spacing_A=0.3))
+    assert result.thresholds_eV[0] == pytest.approx(expected.thresholds_eV[0], abs=2e-4)
+    # Across the channels the bottlenecks lie 3.7 eV up between close-packed oxygens.
+    assert result.thresholds_eV[1:] == pytest.approx(expected.thresholds_eV[1:], abs=0.02)
+
+
+def test_what_does_not_percolate_on_the_grid_stays_so() -> None:
+    structure = assign_oxidation_states(iron_phosphate(), "Li")
+    field = bond_valence_field(structure, "Li", BondValenceSettings(spacing_A=0.3))
+    closed = below_ceiling(field.values, 0.1)
+    grid = percolate_grid(closed, lattice=field.lattice)
+    refined = refine_percolation(field, closed, grid)
+    assert refined.percolation.thresholds_eV == (np.inf,) * 3
+    assert refined.bottleneck_frac_coords == (None, None, None)
+    assert refined.at_saddle == (False, False, False)
