@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from .documents import BondValenceDocument, StageDocument
+from .documents import BondValenceDocument, PathRecord, PathStopRecord, StageDocument
 from .settings import BondValenceStageSettings
 from .stage import StageMaker, finite_or_none
 
@@ -39,6 +39,7 @@ class BondValenceMaker(StageMaker):
         settings = BondValenceSettings(
             spacing_A=chosen.spacing_A,
             refine=chosen.refine,
+            path=chosen.path,
             cutoff_A=chosen.cutoff_A,
             screening=chosen.screening,
             balance_charges=chosen.balance_charges,
@@ -67,10 +68,31 @@ class BondValenceMaker(StageMaker):
             "grid_barriers_eV": [finite_or_none(barrier) for barrier in result.grid_barriers_eV],
             "bottlenecks_frac": [None if point is None else list(point) for point in result.bottleneck_frac_coords],
             "minima_frac": [None if point is None else list(point) for point in result.minimum_frac_coords],
+            "path_1d": _path_record(result),
             "oxidation_states": result.oxidation_states,
             "oxidation_states_from": result.oxidation_states_from,
             "warnings": list(result.warnings),
         }
+
+
+def _path_record(result: BondValenceResult) -> PathRecord | None:
+    if result.path is None:
+        return None
+    lowest_eV = float(result.path.energies_eV.min())
+    return PathRecord(
+        translation=list(result.path.translation),
+        length_A=result.path.length_A,
+        stops=[
+            PathStopRecord(
+                site=named.label,
+                site_index=named.site_index,
+                frac=list(named.frac_coords),
+                energy_eV=named.stop.energy_eV - lowest_eV,
+                rise_eV=named.stop.barrier_eV,
+            )
+            for named in result.stops
+        ],
+    )
 
 
 def _on_the_scale_of_dft(result: BondValenceResult) -> dict[str, float | None]:

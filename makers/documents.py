@@ -58,6 +58,24 @@ class BarrierDocument(StageDocument):
     dimension: int = Field(ge=0, le=3, description="Number of independent directions in which the ion percolates.")
 
 
+class PathStopRecord(BaseModel):
+    """A place where the ion rests on its way."""
+
+    site: str = Field(description="Label of the mobile-ion site, or `interstice`.")
+    site_index: int | None = Field(description="Its index in the primitive cell; `null` for an interstice.")
+    frac: list[float] = Field(description="Fractional position, unwrapped along the path.")
+    energy_eV: float = Field(description="Energy above the lowest point of the path.")
+    rise_eV: float = Field(description="From here up to the pass before the next stop.")
+
+
+class PathRecord(BaseModel):
+    """The way along which the ion crosses the crystal in one direction, on the grid."""
+
+    translation: list[int] = Field(description="Cells between its beginning and its end.")
+    length_A: float
+    stops: list[PathStopRecord]
+
+
 class BondValenceDocument(BarrierDocument):
     """Exact percolation of the bond-valence site energy. Barriers count from the percolating component's minimum.
 
@@ -87,6 +105,7 @@ class BondValenceDocument(BarrierDocument):
     bottlenecks_frac: list[list[float] | None] = Field(
         description="Fractional positions of the bottlenecks, in the primitive cell that was computed."
     )
+    path_1d: PathRecord | None = None
     minima_frac: list[list[float] | None] = Field(
         description="Fractional positions of the lowest point of what percolates, in the same cell."
     )

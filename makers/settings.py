@@ -29,6 +29,7 @@ class BondValenceStageSettings(StageSettings):
     refine: bool = Field(
         True, description="Move bottlenecks and minima from the grid to the saddle points of the continuous field."
     )
+    path: bool = Field(True, description="Keep the path that crosses the crystal in one direction, and its sites.")
     cutoff_A: float = Field(10.0, gt=2.0, le=20.0, description="Range of the pair terms, in Å.")
     screening: float = Field(
         0.74, gt=0, description="Screening factor f of the Coulomb repulsion, erfc(R / (f (r1 + r2)))."

@@ -14,12 +14,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .bond_valence_parameters import BondValenceParameters, load_parameters, mobile_ions
+from .path_stops import NamedStop, name_stops
 from .percolation import percolate_grid
-from .saddles import refine_percolation, unrefined
+from .percolation_paths import PercolationPath, percolation_paths
+from .saddles import NEARBY_LEVEL_EV, RefinedPercolation, refine_percolation, unrefined
 from .site_energy import BondValenceSettings, SiteEnergyField, bond_valence_field
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
+
+#: A site that is so much deeper (eV) and joins the percolating region only just too late is worth a sentence.
+KNIFE_EDGE_EV = 0.02
 
 __all__ = [
     "BondValenceParameters",
@@ -64,6 +69,9 @@ class BondValenceResult:
         Passes that were looked at for that, and those where a saddle point was found.
     operations
         Symmetry operations of the framework that the grid has.
+    path, stops
+        The path along which the grid percolates in one direction, and the sites that it joins; None and empty where it
+        does not percolate or no path was asked for.
     framework_ions
         Ions that stayed in the framework.
     oxidation_states
@@ -93,6 +101,8 @@ class BondValenceResult:
     saddles_tried: int
     saddles_found: int
     operations: int
+    path: PercolationPath | None
+    stops: tuple[NamedStop, ...]
     framework_ions: int
     oxidation_states: dict[str, list[float]]
     oxidation_states_from: str
@@ -160,6 +170,11 @@ def bond_valence_percolation(
     else:
         refined = unrefined(energies, on_grid)
     percolation = refined.percolation
+    path: PercolationPath | None = None
+    stops: tuple[NamedStop, ...] = ()
+    if settings.path and np.isfinite(on_grid.thresholds_eV[0]):
+        (path,) = percolation_paths(open_values, 1, energies.lattice, settings.neighbours)
+        stops = name_stops(path, decorated, ion)
     finished = time.perf_counter()
     shape = energies.values.shape
     charges: dict[str, set[float]] = defaultdict(set)
@@ -185,16 +200,33 @@ def bond_valence_percolation(
         saddles_tried=refined.saddles_tried,
         saddles_found=refined.saddles_found,
         operations=energies.operations,
+        path=path,
+        stops=stops,
         framework_ions=len(energies.framework.kinds),
         oxidation_states={element: sorted(values) for element, values in sorted(charges.items())},
         oxidation_states_from=str(properties.get("oxidation_states_from", "structure")),
-        warnings=tuple(properties.get("oxidation_states_warnings", ())),
+        warnings=(*properties.get("oxidation_states_warnings", ()), *_knife_edges(refined)),
         oxidation_seconds=before_field - started,
         field_seconds=before_percolation - before_field,
         percolation_seconds=finished - before_percolation,
         seconds=finished - started,
         settings=settings,
     )
+
+
+def _knife_edges(refined: RefinedPercolation) -> list[str]:
+    """Sentences for barriers that a few meV decide: a deeper site joins just above the percolation level."""
+    percolation = refined.percolation
+    found: dict[str, list[str]] = defaultdict(list)
+    for dimension, (own, nearby, threshold) in enumerate(
+        zip(percolation.component_minimum_eV, refined.nearby_minimum_eV, percolation.thresholds_eV, strict=True), 1
+    ):
+        if own - nearby > KNIFE_EDGE_EV:
+            found[
+                f"a site {own - nearby:.2f} eV deeper joins the percolating region less than {NEARBY_LEVEL_EV:g} eV "
+                f"above its level; counted from that site the barrier is {threshold - nearby:.2f} eV."
+            ].append(f"{dimension}D")
+    return [f"In {' and '.join(dimensions)} {sentence}" for sentence, dimensions in found.items()]
 
 
 def below_ceiling(values: np.ndarray, ceiling_eV: float) -> np.ndarray:

@@ -32,6 +32,7 @@ _MORE_STATES: dict[str, tuple[int, ...]] = {
     "S": (3, 5),
     "Br": (5,),
     "Fe": (1,),
+    "Hf": (3,),
     "Nd": (2,),
     "Dy": (2,),
     "Tm": (2,),

@@ -29,6 +29,8 @@ PAIR_FACTORS = {"Se": 1.15, "Te": 1.15, "Br": 1.12, "I": 1.12}
 MOST_PARTNERS_OF_PAIR = 3.5
 CATION_PAIR_FACTORS = {"S": 1.15}
 CATION_PAIR_FACTOR = 1.1
+#: Iodine touches nitrogen and oxygen at 1.15 radii without a bond.
+IODINE_FACTOR = 1.12
 #: Bonds to hydrogen; a proton halfway between two oxygens lies 1.2 to 1.3 Angstrom from both.
 HYDROGEN_FACTOR = 1.3
 PROTON_FACTOR = 1.45
@@ -173,7 +175,7 @@ def _factor(one: str, other: str) -> float:
         return PAIR_FACTORS.get(one, BOND_FACTOR)
     if "H" in (one, other):
         return PROTON_FACTOR if {one, other} & {"N", "O", "F"} else HYDROGEN_FACTOR
-    return BOND_FACTOR
+    return IODINE_FACTOR if "I" in (one, other) else BOND_FACTOR
 
 
 def roles(entries: SiteSpecies, bonds: Sequence[Bond]) -> list[Role]:
@@ -276,5 +278,7 @@ def octet_charges(entries: SiteSpecies, bonds: Sequence[Bond], found: Sequence[R
         empty = max(0, corners - len(bonded))
         if element in ("S", "Se") and len(bonded) == 2 and all(entries.elements[j] == "O" for j in bonded):
             empty = 1  # sulfur dioxide has double bonds
+        if element == "N" and len(bonded) == 1:
+            continue  # at the end of a chain, bond orders would be needed
         charges[i] = float(electrons - 2 * empty - same - 2 * softer)
     return charges

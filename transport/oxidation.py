@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 MAX_PERMUTATIONS = 500
 #: An error message names so many failed attempts.
 MOST_ATTEMPTS = 4
+_NOT_COUNTED = "against the count of bonds"
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ def _attempts(crystal: Crystal) -> Iterator[_Attempt]:
     distorted = ChargeSearch(crystal, crystal.choices(), count_bonds=False)
     nearly = (search.nearly, search, "nearly balanced")
     if crystal.is_ordered:
-        later = [(rare.exact, rare, "rare states"), nearly, (distorted.exact, distorted, "bonds not counted")]
+        later = [(rare.exact, rare, "rare states"), nearly, (distorted.exact, distorted, _NOT_COUNTED)]
     else:
         later = [
             nearly,
@@ -292,23 +293,24 @@ def _refusal(crystal: Crystal, tried: list[str]) -> OxidationStateError:
     from pymatgen.core import Element
 
     advice = "give them explicitly, or leave the crystal out if it is a metal"
-    nonmetals = [e for e in DRAWING_ORDER if e in crystal.entries.elements and not Element(e).is_metalloid]
+    metallic = all(Element(e).is_metal or Element(e).is_metalloid for e in crystal.entries.elements)
+    anions = any(kind.role in (Role.ANION, Role.ANION_PAIR) for kind in crystal.kinds)
     pairs = _anion_pairs(crystal)
     search = ChargeSearch(crystal, crystal.choices(rare=True))
     low, high = extreme_sums(search.amounts, search.choices)
     reason = Reason.OXIDATION_STATES_UNKNOWN
-    if not nonmetals:
+    if metallic:
         reason = Reason.METALLIC
         tried.append("it consists of metals and metalloids only")
     elif pairs:
         tried.append(f"closed-shell anions are ruled out by its {' and '.join(pairs)}")
-    elif low > 0:
+    elif low > 0 and anions:
         reason = Reason.METALLIC
         tried.append(f"even with the lowest states of all elements {low:.3g} electrons a formula unit are left over")
     elif high < 0:
         tried.append(
             f"even with the highest states of all elements {-high:.3g} electrons a formula unit are missing, as when a "
-            "file leaves out hydrogen"
+            "file leaves out hydrogen or other cations"
         )
     return OxidationStateError(
         f"No charge-balanced oxidation states could be assigned to {crystal.formula} ({'; '.join(tried)}); {advice}.",
@@ -352,19 +354,24 @@ def _decorated(crystal: Crystal, charges: np.ndarray, source: str) -> Structure:
     for site, content in zip(decorated, species, strict=True):
         site.species = Composition(content)
     decorated.properties["oxidation_states_from"] = source
-    decorated.properties["oxidation_states_warnings"] = _warnings(crystal, charges)
+    decorated.properties["oxidation_states_warnings"] = _warnings(crystal, charges, source)
     return decorated
 
 
-def _warnings(crystal: Crystal, charges: np.ndarray) -> list[str]:
+def _warnings(crystal: Crystal, charges: np.ndarray, source: str) -> list[str]:
     total, positive = _total(crystal, charges), _positive(crystal, charges)
     exact = crystal.is_ordered and abs(total) <= CHARGE_TOLERANCE * sum(crystal.amounts.values())
-    if exact or (not crystal.is_ordered and abs(total) <= ROUNDING_TOLERANCE * positive):
-        return []
-    return [
-        f"The oxidation states of {crystal.formula} add up to {total:+.3g} a formula unit ({abs(total) / positive:.1%} "
-        "of the positive charge); the occupancies or the composition may be off."
-    ]
+    warnings = []
+    if not (exact or (not crystal.is_ordered and abs(total) <= ROUNDING_TOLERANCE * positive)):
+        warnings.append(
+            f"The oxidation states of {crystal.formula} add up to {total:+.3g} a formula unit "
+            f"({abs(total) / positive:.1%} of the positive charge); the occupancies or the composition may be off."
+        )
+    if _NOT_COUNTED in source:
+        warnings.append(
+            f"The bonds of a nonmetal in {crystal.formula} do not go with its charge; the atoms may be misplaced."
+        )
+    return warnings
 
 
 def _plain(error: Exception) -> str:

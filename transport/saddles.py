@@ -39,6 +39,9 @@ IMAGE_TOLERANCE_A = 1e-3
 #: Where the ways down from a saddle point start, in Angstrom from it.
 OFF_THE_SADDLE_A = 0.05
 
+#: How much above its threshold a component is looked at again, for sites that join it only just too late, in eV.
+NEARBY_LEVEL_EV = 0.01
+
 #: Rounds of refinement; each moves all edges that may still decide a threshold, so three or four do.
 MOST_ROUNDS = 25
 
@@ -55,6 +58,9 @@ class RefinedPercolation:
         Fractional coordinates of each dimension's bottleneck, or None.
     minimum_frac_coords
         Fractional coordinates of the percolating component's lowest minimum, for each dimension, or None.
+    nearby_minimum_eV
+        Lowest energy of what the percolating component of each dimension would be ``NEARBY_LEVEL_EV`` above its
+        threshold: lower than ``component_minimum_eV`` where a deeper site joins it only just too late.
     at_saddle
         Whether each dimension's threshold is a saddle point's energy; otherwise it is the grid's.
     saddles_tried, saddles_found
@@ -64,6 +70,7 @@ class RefinedPercolation:
     percolation: Percolation
     bottleneck_frac_coords: tuple[tuple[float, float, float] | None, ...]
     minimum_frac_coords: tuple[tuple[float, float, float] | None, ...]
+    nearby_minimum_eV: tuple[float, float, float]
     at_saddle: tuple[bool, bool, bool]
     saddles_tried: int
     saddles_found: int
@@ -121,6 +128,7 @@ def refine_percolation(
         percolation,
         tuple(None if edge is None else _wrapped(passes.frac_coords[edge]) for edge in percolation.bottleneck),
         tuple(None if n is None else _wrapped(minima.frac_coords[n]) for n in percolation.component_minimum_node),
+        passes.nearby_minima(minima.energies_eV, percolation),
         _three_flags(edge is not None and bool(passes.exact[edge]) for edge in percolation.bottleneck),
         int(passes.settled[: len(graph.edges)].sum()),
         found,
@@ -138,6 +146,7 @@ def unrefined(field: SiteEnergyField, on_grid: Percolation) -> RefinedPercolatio
         on_grid,
         tuple(position(voxel) for voxel in on_grid.bottleneck),
         tuple(position(voxel) for voxel in on_grid.component_minimum_node),
+        on_grid.component_minimum_eV,
         (False, False, False),
         0,
         0,
@@ -220,6 +229,18 @@ class _Passes:
     def percolate(self, node_energies_eV: np.ndarray, lowered_eV: np.ndarray | float = 0.0) -> Percolation:
         """Percolation when the passes lie lower than they are held to by so much."""
         return percolate_graph(node_energies_eV, self.edges, self.images, self.energies_eV - lowered_eV)
+
+    def nearby_minima(self, node_energies_eV: np.ndarray, percolation: Percolation) -> tuple[float, float, float]:
+        """Minima of the percolating components at a level slightly above their thresholds."""
+        found = list(percolation.component_minimum_eV)
+        for dimension, threshold in enumerate(percolation.thresholds_eV):
+            if np.isfinite(threshold):
+                near = (self.energies_eV > threshold) & (self.energies_eV <= threshold + NEARBY_LEVEL_EV)
+                lowered = percolate_graph(
+                    node_energies_eV, self.edges, self.images, np.where(near, threshold, self.energies_eV)
+                )
+                found[dimension] = min(found[dimension], lowered.component_minimum_eV[dimension])
+        return found[0], found[1], found[2]
 
 
 def _undecided(passes: _Passes, percolation: Percolation, minima: _Minima, error_eV: float, again: bool) -> np.ndarray:

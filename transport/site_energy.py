@@ -117,6 +117,8 @@ class BondValenceSettings:
     refine
         Replace the grid's minima and bottlenecks by the minima and saddle points of the continuous field
         (:mod:`.saddles`); otherwise the barriers are those of the grid.
+    path
+        Also find the path along which the ion crosses the crystal in one direction, on the grid.
     symmetry
         Use the space group of the framework to sum each orbit of atoms only once. The answer is the same.
     symmetry_tolerance_A
@@ -136,6 +138,7 @@ class BondValenceSettings:
     energy_ceiling_eV: float = 10.0
     max_grid_points: int = 20_000_000
     refine: bool = True
+    path: bool = False
     symmetry: bool = True
     symmetry_tolerance_A: float = 1e-3
     grid_shape: tuple[int, int, int] | None = None

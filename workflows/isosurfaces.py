@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import pairwise, permutations
+from itertools import pairwise
 
 import numpy as np
 
@@ -42,7 +42,7 @@ def sample_periodic(values: np.ndarray, frac_coords: np.ndarray) -> np.ndarray:
 
 
 def isosurface(block: np.ndarray, level_eV: float) -> tuple[np.ndarray, np.ndarray]:
-    """Triangles on which a field has a value; marching tetrahedra, so that neighbouring cells always fit.
+    """Triangles on which a field has a value.
 
     Plotly's own isosurface needs a right-angled grid; these triangles go with any cell.
 
@@ -60,50 +60,13 @@ def isosurface(block: np.ndarray, level_eV: float) -> tuple[np.ndarray, np.ndarr
     triangles
         Vertices of each triangle, int, shape (triangles, 3); they turn so that the normal points to higher values.
     """
-    number = np.arange(block.size).reshape(block.shape)
-    flat = block.ravel()
-    corners = []
-    for order in permutations(range(3)):
-        # Kuhn's division of a cube: along the body diagonal, one axis after the other. It fits its neighbours.
-        at = np.zeros(3, dtype=int)
-        tetrahedron = [at.copy()]
-        for axis in order:
-            at[axis] = 1
-            tetrahedron.append(at.copy())
-        corners.append(np.stack([number[_shifted(c, block.shape)].ravel() for c in tetrahedron], axis=1))
-    tetrahedra = np.concatenate(corners)
-    below = flat[tetrahedra] < level_eV
-    inside = below.sum(axis=1)
-    pairs = []  # for every triangle three pairs of grid points, one below and one not
-    for count in (1, 2, 3):
-        chosen = inside == count
-        # Points below come first; the order within each kind does not matter for the surface.
-        sorted_points = np.take_along_axis(tetrahedra[chosen], np.argsort(~below[chosen], axis=1, kind="stable"), 1)
-        a, b, c, d = sorted_points.T
-        if count == 1:
-            pairs += [[(a, b), (a, c), (a, d)]]
-        elif count == 3:
-            pairs += [[(a, d), (b, d), (c, d)]]
-        else:
-            pairs += [[(a, c), (a, d), (b, d)], [(a, c), (b, d), (b, c)]]
-    edges = np.concatenate([np.stack([np.stack(pair, axis=-1) for pair in three], axis=1) for three in pairs])
-    keys = edges[..., 0] * block.size + edges[..., 1]
-    unique, triangles = np.unique(keys.ravel(), return_inverse=True)
-    start, end = unique // block.size, unique % block.size
-    share = (level_eV - flat[start]) / (flat[end] - flat[start])
-    points = [np.stack(np.unravel_index(each, block.shape), axis=1) for each in (start, end)]
-    vertices = (points[0] + share[:, None] * (points[1] - points[0])) / (np.array(block.shape) - 1)
-    triangles = triangles.reshape(-1, 3)
-    corner = vertices[triangles]
-    normal = np.cross(corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0])
-    upwards = (points[1] - points[0])[triangles[:, 0]] / (np.array(block.shape) - 1)
-    turned = (normal * upwards).sum(axis=1) < 0
-    triangles[turned] = triangles[turned][:, ::-1]
+    from skimage.measure import marching_cubes
+
+    if not block.min() < level_eV < block.max():
+        return np.empty((0, 3)), np.empty((0, 3), dtype=int)
+    spacing = tuple(1.0 / (n - 1) for n in block.shape)
+    vertices, triangles, _, _ = marching_cubes(block, level_eV, spacing=spacing, gradient_direction="descent")
     return vertices, triangles
-
-
-def _shifted(corner: np.ndarray, shape: tuple[int, ...]) -> tuple[slice, ...]:
-    return tuple(slice(int(c), n - 1 + int(c)) for c, n in zip(corner, shape, strict=True))
 
 
 def folded_line(frac_coords: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -163,3 +163,33 @@ def test_what_does_not_percolate_on_the_grid_stays_so() -> None:
     assert refined.percolation.thresholds_eV == (np.inf,) * 3
     assert refined.bottleneck_frac_coords == (None, None, None)
     assert refined.at_saddle == (False, False, False)
+
+
+def argyrodite() -> Structure:
+    """Li6PS5Cl with lithium on 24g, F-43m, Materials Project mp-985592 (CC BY 4.0)."""
+    return Structure.from_spacegroup(
+        "F-43m",
+        Lattice.cubic(10.279498),
+        ["Li", "P", "S", "S", "Cl"],
+        [
+            [0.023113, 0.25, 0.25],
+            [0, 0, 0.5],
+            [0.11552233, 0.11552233, 0.61552233],
+            [0.25, 0.25, 0.25],
+            [0, 0, 0],
+        ],
+    )
+
+
+def test_a_barrier_that_a_few_millivolts_decide_says_so() -> None:
+    # The deep site joins 0.002 eV above the level: grids of 0.2 and 0.1 Angstrom give 0.33 and 0.32 eV, one of 0.07
+    # gives 0.153 eV.
+    crystal = argyrodite().get_primitive_structure()
+    result = bond_valence_percolation(crystal, "Li", BondValenceSettings(spacing_A=0.25))
+    assert result.barriers_eV == pytest.approx((0.152,) * 3, abs=0.002)
+    (warning,) = result.warnings
+    assert warning.startswith("In 1D and 2D and 3D a site 0.17 eV deeper joins")
+    assert warning.endswith("the barrier is 0.32 eV.")
+    fine = bond_valence_percolation(crystal, "Li", BondValenceSettings(spacing_A=0.07, refine=False))
+    assert fine.barriers_eV == pytest.approx(result.barriers_eV, abs=0.005)
+    assert bond_valence_percolation(lithium_phosphate(), "Li").warnings == ()
