@@ -6,13 +6,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import reduce
 from math import gcd
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from .bond_valence_evidence import POTENTIAL_WEIGHT_PER_V, BondValenceEvidence
 from .charge_balance import Assignment, Choice, average_assignments, balanced_by, choice, whole_assignments
-from .nonmetal_bonds import Bond, Kind, Role, SiteSpecies, carbon_charges, nonmetal_bonds, octet_charges, roles
+from .nonmetal_bonds import (
+    Bond,
+    Kind,
+    Role,
+    SiteSpecies,
+    carbon_charges,
+    full_octet_charge,
+    nonmetal_bonds,
+    octet_charges,
+    roles,
+)
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -30,6 +40,8 @@ SURROUNDINGS_POTENTIAL_V = 3.0
 #: Carbon's average charge may differ from the one that its bonds suggest by this much; lengths give bond orders to
 #: about 0.2.
 CARBON_TOLERANCE = 1.0
+Counted = Literal["all", "full", "none"]
+
 #: All carbon of a crystal.
 CARBON = Kind("C")
 
@@ -93,11 +105,15 @@ def crystal_of(structure: Structure, ion: str) -> Crystal:
 
 
 class ChargeSearch:
-    """Assignments of the formula, with all carbon as one kind whose charge its bonds give."""
+    """Assignments of the formula, with all carbon as one kind whose charge its bonds give.
+
+    ``counted`` says which positive nonmetals of an ordered crystal have the charge that the number of their bonds
+    tells: all, those with a partner at every corner, or none.
+    """
 
     carbon: float | None = None
 
-    def __init__(self, crystal: Crystal, choices: Mapping[Kind, Choice], count_bonds: bool = True) -> None:
+    def __init__(self, crystal: Crystal, choices: Mapping[Kind, Choice], counted: Counted = "all") -> None:
         self.crystal = crystal
         self.choices = dict(choices)
         self.amounts: dict[Kind, float] = {}
@@ -110,16 +126,18 @@ class ChargeSearch:
             self.carbon = float(np.average(list(estimates.values()), weights=weights))
             self.choices[CARBON] = given or Choice((self.carbon,))
         self._octets = octet_charges(crystal.entries, crystal.bonds, [kind.role for kind in crystal.kinds])
-        if count_bonds and crystal.is_ordered:
-            self._fix_octets(choices)
+        if counted != "none" and crystal.is_ordered:
+            self._fix_octets(choices, counted)
         self.evidence = BondValenceEvidence(crystal.structure, crystal.entries, crystal.kinds)
 
-    def _fix_octets(self, choices: Mapping[Kind, Choice]) -> None:
+    def _fix_octets(self, choices: Mapping[Kind, Choice], counted: Counted) -> None:
         """Charges that the bonds tell, where these can be counted: positive nonmetals of ordered crystals."""
         for kind in self.amounts:
             charges = [
                 self._octets[i] for i, other in enumerate(self.crystal.kinds) if other == kind and i in self._octets
             ]
+            if counted == "full" and any(charge != full_octet_charge(kind.element) for charge in charges):
+                continue
             # The user's states stay.
             if charges and len(choices[kind].states) != 1 and float(np.mean(charges)):
                 self.choices[kind] = Choice((float(np.mean(charges)),))

@@ -31,6 +31,8 @@ CATION_PAIR_FACTORS = {"S": 1.15}
 CATION_PAIR_FACTOR = 1.1
 #: Iodine touches nitrogen and oxygen at 1.15 radii without a bond.
 IODINE_FACTOR = 1.12
+#: Lone pairs push the partners of Sb3+ and Te4+ away.
+LONE_PAIR_FACTOR = 1.3
 #: Bonds to hydrogen; a proton halfway between two oxygens lies 1.2 to 1.3 Angstrom from both.
 HYDROGEN_FACTOR = 1.3
 PROTON_FACTOR = 1.45
@@ -175,6 +177,8 @@ def _factor(one: str, other: str) -> float:
         return PAIR_FACTORS.get(one, BOND_FACTOR)
     if "H" in (one, other):
         return PROTON_FACTOR if {one, other} & {"N", "O", "F"} else HYDROGEN_FACTOR
+    if {one, other} & {"Sb", "Te"} and {one, other} & {"O", "F"}:
+        return LONE_PAIR_FACTOR
     return IODINE_FACTOR if "I" in (one, other) else BOND_FACTOR
 
 
@@ -255,6 +259,11 @@ def carbon_charges(entries: SiteSpecies, bonds: Sequence[Bond]) -> dict[int, flo
 _OCTETS = {"P": (5, 4), "S": (6, 4), "Se": (6, 4), "Cl": (7, 4), "Br": (7, 4), "N": (5, 3)}
 
 
+def full_octet_charge(element: str) -> float:
+    """The highest charge of such an atom: all its valence electrons."""
+    return float(_OCTETS[element][0])
+
+
 def octet_charges(entries: SiteSpecies, bonds: Sequence[Bond], found: Sequence[Role]) -> dict[int, float]:
     """Oxidation states of positive phosphorus, sulfur, selenium, chlorine, bromine and nitrogen, by entry.
 
@@ -267,7 +276,8 @@ def octet_charges(entries: SiteSpecies, bonds: Sequence[Bond], found: Sequence[R
         i: [] for i, element in enumerate(entries.elements) if element in _OCTETS and found[i] in positive
     }
     for first, second, *_ in bonds:
-        if first in partners:
+        # Metalloids come close to phosphorus across an oxygen without a bond.
+        if first in partners and _RANK[entries.elements[second]] <= _RANK["P"]:
             partners[first].append(second)
     charges = {}
     for i, bonded in partners.items():
@@ -275,7 +285,8 @@ def octet_charges(entries: SiteSpecies, bonds: Sequence[Bond], found: Sequence[R
         electrons, corners = _OCTETS[element]
         softer = sum(_RANK[entries.elements[j]] > _RANK[element] or entries.elements[j] == "H" for j in bonded)
         same = sum(entries.elements[j] == element and found[j] is Role.CATION_PAIR for j in bonded)
-        empty = max(0, corners - len(bonded))
+        # Phosphorus in salts has no lone pair: its third corner is hydrogen's or, in a distorted file, too far off.
+        empty = 0 if element == "P" else max(0, corners - len(bonded))
         if element in ("S", "Se") and len(bonded) == 2 and all(entries.elements[j] == "O" for j in bonded):
             empty = 1  # sulfur dioxide has double bonds
         if element == "N" and len(bonded) == 1:

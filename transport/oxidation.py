@@ -15,6 +15,7 @@ last digit; see :data:`.charge_search.IMBALANCE_TOLERANCE`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -119,7 +120,7 @@ def _attempts(crystal: Crystal) -> Iterator[_Attempt]:
         yield _Attempt("structure, nearly balanced", labels)
     rare = ChargeSearch(crystal, crystal.choices(rare=True))
     # Distorted anions, whose bonds cannot be counted, take a known charge.
-    distorted = ChargeSearch(crystal, crystal.choices(), count_bonds=False)
+    distorted = ChargeSearch(crystal, crystal.choices(), counted="full")
     nearly = (search.nearly, search, "nearly balanced")
     if crystal.is_ordered:
         later = [(rare.exact, rare, "rare states"), nearly, (distorted.exact, distorted, _NOT_COUNTED)]
@@ -193,7 +194,8 @@ def _bond_valence_sums(crystal: Crystal) -> _Attempt:
         return _Attempt(source, None, f"no bond-valence lengths are known for {', '.join(lacking)}")
     bare = crystal.structure.copy()
     bare.remove_oxidation_states()
-    bare.replace_species({"D": "H", "T": "H"}, in_place=True)
+    if isotopes := {"D", "T"} & {element.symbol for element in bare.elements}:
+        bare.replace_species(dict.fromkeys(isotopes, "H"), in_place=True)
     try:
         valences = BVAnalyzer(max_permutations=MAX_PERMUTATIONS).get_valences(bare)
     except (ValueError, KeyError, IndexError, TypeError, ArithmeticError, RuntimeError) as error:
@@ -252,6 +254,8 @@ def _misfit(crystal: Crystal, i: int, kind: Kind, charge: float) -> str | None:
 def _complete(crystal: Crystal, given: Mapping[str, float]) -> Structure:
     """Charges by the user's states, with the elements left out taken from the formula."""
     elements = set(crystal.entries.elements)
+    if endless := [element for element, charge in given.items() if not math.isfinite(charge)]:
+        raise OxidationStateError(f"The oxidation state given for {', '.join(endless)} is not a number; correct it.")
     unknown = [element for element in given if element not in elements]
     if unknown:
         raise OxidationStateError(
@@ -275,7 +279,7 @@ def _complete(crystal: Crystal, given: Mapping[str, float]) -> Structure:
             return _decorated(crystal, search.spread(found[0]), "given, completed by the formula")
     # What the user says may go against the bonds of the others; then any average that they can have will do.
     choices = {kind: _any_average(chosen) for kind, chosen in crystal.choices(rare=True).items()}
-    if found := ChargeSearch(crystal, {**choices, **fixed}, count_bonds=False).seldom():
+    if found := ChargeSearch(crystal, {**choices, **fixed}, counted="none").seldom():
         charges = np.array([found[0].charges[CARBON if kind.element == "C" else kind] for kind in crystal.kinds])
         return _decorated(crystal, charges, "given, completed by the formula")
     raise OxidationStateError(

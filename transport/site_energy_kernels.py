@@ -282,7 +282,12 @@ def stationary_points(  # type: ignore[no-untyped-def]
                     if curvatures[m] < 0.0:
                         below += 1
                 converged[p] = below == negative_modes
-                break
+                if converged[p] or negative_modes > 0:
+                    break
+                # A start between two wells of equal depth has no slope; a step aside shows the way down.
+                for c in range(3):
+                    point[c] += 0.5 * trust_radius * modes[c, 0]
+                continue
             step0 = step1 = step2 = 0.0
             for m in range(3):
                 slope = gradient[0] * modes[0, m] + gradient[1] * modes[1, m] + gradient[2] * modes[2, m]

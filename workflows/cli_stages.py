@@ -306,6 +306,9 @@ def _sentence(answer: dict[str, Any]) -> str:
             value = answer[f"barrier_{direction}d_eV"]
             sigma = answer.get(f"barrier_{direction}d_sigma_eV")
             text = "none" if value is None else f"{value:.3f} eV" + (f" ± {sigma:.3f}" if sigma is not None else "")
+            alike = answer.get(f"barrier_{direction}d_dft_like_eV")
+            if direction == 1 and alike is not None:
+                text += f" (DFT-like {alike:.2f} ± {answer['barrier_1d_dft_like_sigma_eV']:.2f})"
             parts.append(f"{direction}D {text}")
     if "minimal_percolation_energy_eV" in answer:
         energy = answer["minimal_percolation_energy_eV"]

@@ -103,17 +103,20 @@ def write_outputs(
         The crystal cannot be answered for, or does not percolate in so many directions.
     """
     said = {}
+    drawn = {files.figure, files.slice, files.path} != {None}
+    if drawn:
+        # Before anything is written: where nothing percolates, there shall be no file either.
+        volume_A3 = _primitive_volume_A3(structure)
+        spacing = max(min(FIGURE_SPACING_A, settings.spacing_A), (volume_A3 / MAX_FIGURE_POINTS) ** (1 / 3))
+        fine = bond_valence_landscape(structure, ion, settings, spacing, barriers_eV)
+        paths = fine.paths(files.dimension)
     for path in files.named().values():
         path.parent.mkdir(parents=True, exist_ok=True)
     if files.volume is not None:
         landscape = bond_valence_landscape(structure, ion, settings, barriers_eV=barriers_eV)
         said["volume"] = _write_volume(files.volume, landscape)
-    if files.figure is None and files.slice is None and files.path is None:
+    if not drawn:
         return said
-    volume_A3 = _primitive_volume_A3(structure)
-    spacing = max(min(FIGURE_SPACING_A, settings.spacing_A), (volume_A3 / MAX_FIGURE_POINTS) ** (1 / 3))
-    fine = bond_valence_landscape(structure, ion, settings, spacing, barriers_eV)
-    paths = fine.paths(files.dimension)
     if files.path is not None:
         said["path"] = write_path(files.path, fine, files.dimension)
     level, lowest = fine.percolation.thresholds_eV, fine.percolation.component_minimum_eV

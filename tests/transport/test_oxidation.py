@@ -180,6 +180,12 @@ def test_split_oxygen_is_no_peroxide() -> None:
     assert found(crystal) == {"Li": [1], "O": [-2]}
 
 
+@pytest.mark.parametrize("charge", [float("nan"), float("inf")])
+def test_given_states_that_are_no_numbers_are_refused(charge: float) -> None:
+    with pytest.raises(OxidationStateError, match="given for Li is not a number; correct it"):
+        assign_oxidation_states(garnet(6.5), "Li", {"Li": charge})
+
+
 def test_deuterium_becomes_hydrogen_also_in_given_states() -> None:
     hydroxide = molecule(["O", "D"], [[0, 0, 0], [0, 0, 0.97]], lithium=1)
     assert found(hydroxide) == {"H": [1], "Li": [1], "O": [-2]}

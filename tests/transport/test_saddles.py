@@ -141,6 +141,16 @@ def test_bottlenecks_are_saddle_points_and_minima_are_minima() -> None:
     assert framework.stationary_points(np.array(result.minimum_frac_coords), 0, 0.01, 0.1).found.all()
 
 
+def test_a_start_between_two_wells_finds_one_of_them() -> None:
+    structure = assign_oxidation_states(iron_phosphate(), "Li")
+    result = bond_valence_percolation(structure, "Li", BondValenceSettings(spacing_A=0.25))
+    framework = bond_valence_field(structure, "Li", BondValenceSettings(spacing_A=0.5)).framework
+    # At a saddle point there is no slope to follow; the way down from it is found all the same.
+    wells = framework.stationary_points(np.array(result.bottleneck_frac_coords), 0, 0.1, 5.0, most_steps=200)
+    assert wells.found.all()
+    assert (wells.energies_eV < np.array(result.thresholds_eV) - 0.05).all()
+
+
 @settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 10**6), supercell=st.sampled_from([(1, 1, 1), (2, 1, 1), (1, 2, 1)]))
 def test_origin_and_supercell_leave_the_refined_thresholds(seed: int, supercell: tuple[int, int, int]) -> None:

@@ -30,7 +30,8 @@ def bad_files(folder: Path) -> Path:
     (folder / "c_empty.cif").write_text("")
     (folder / "d_good_Li2O.cif").write_text((DEMO / "Li2O.cif").read_text())
     (folder / "e_no_lithium.cif").write_text(cif({"Na": 1.0, "Cl": 1.0}))
-    (folder / "f_partial.cif").write_text(cif({"Li": 0.5, "Cl": 1.0}))
+    (folder / "f_partial.cif").write_text(cif({"Li": 0.5, "Cl": 0.5}))
+    (folder / "f_unbalanced.cif").write_text(cif({"Li": 0.5, "Cl": 1.0}))
     (folder / "g_no_parameters.cif").write_text((DEMO / "Li3P.cif").read_text())
     (folder / "h_no_charges.cif").write_text(cif({"Li": 1.0, "Xe": 1.0}))
     many = {"material_id": "i_many_atoms", "formula": "LiF", "cell": [40.0] * 3 + [90.0] * 3,
@@ -56,7 +57,8 @@ EXPECTED = {
     "b_binary": ("intake", "unreadable_structure"),
     "c_empty": ("intake", "empty_structure"),
     "e_no_lithium": ("bvse", "no_mobile_ion"),
-    "f_partial": ("bvse", "partial_occupancy"),
+    "f_partial": ("neb", "partial_occupancy"),
+    "f_unbalanced": ("bvse", "oxidation_states_unknown"),
     "g_no_parameters": ("bvse", "missing_parameters"),
     "h_no_charges": ("bvse", "oxidation_states_unknown"),
     "i_many_atoms": ("bvse", "too_many_atoms"),
@@ -106,7 +108,7 @@ def test_commands_answer_for_every_file(tmp_path: Path) -> None:
         str(tmp_path / "absent.cif"),
     ]
     good = [a["name"] for a in answers if a["status"] == "ok"]
-    assert good == ["d_good_Li2O", "m_good_LiF"]
+    assert good == ["d_good_Li2O", "f_partial", "m_good_LiF"]
     for answer in answers:
         if answer["status"] == "failed":
             assert answer["error_class"]

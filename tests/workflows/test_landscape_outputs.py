@@ -386,3 +386,11 @@ def test_a_structure_that_fails_leaves_no_files(call: Any, tmp_path: Path) -> No
     assert code == 1
     assert "failed" in out
     assert not list(tmp_path.glob("n.*"))
+
+
+def test_what_does_not_percolate_leaves_no_files(call: Any, tmp_path: Path) -> None:
+    few = ["--dimension", "2", "--set", "energy_ceiling_eV=1.5"]
+    code, _, err = call("bvse", str(DEMO / "LiFePO4.cif"), "--figure", "n.html", "--volume", "n.cube", *few)
+    assert code == 1
+    assert "percolates in 1 of 3 independent directions of LiFePO4, not in 2; ask for 1." in err
+    assert not list(tmp_path.glob("n.*"))
