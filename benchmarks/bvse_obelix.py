@@ -120,7 +120,7 @@ def print_correlations(rows: list[dict[str, Any]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--spacing", type=float, default=0.2, help="grid spacing in Angstrom")
+    parser.add_argument("--spacing", type=float, default=0.25, help="grid spacing in Angstrom")
     parser.add_argument("--limit", type=int, help="only the first so many files")
     parser.add_argument("--output", type=Path, help="all figures as JSON")
     options = parser.parse_args()

@@ -144,7 +144,9 @@ def near_line(
 
 
 def all_path_barriers(rows: list[dict[str, Any]], spacing_A: float, cache: Path) -> list[dict[str, Any]]:
-    """Barriers of all rows; those computed before are read from ``cache`` (one JSON line a path)."""
+    """Barriers of all rows; those that this version of the method computed before are read from ``cache``."""
+    from hopflow.makers.stage import METHOD_VERSION
+
     known: dict[str, dict[str, Any]] = {}
     if cache.exists():
         known = {entry["key"]: entry for entry in map(json.loads, cache.read_text().splitlines())}
@@ -153,7 +155,7 @@ def all_path_barriers(rows: list[dict[str, Any]], spacing_A: float, cache: Path)
     results = []
     with cache.open("a") as stream:
         for number, row in enumerate(rows, 1):
-            key = f"{row['path_id']} {spacing_A}"
+            key = f"{row['path_id']} {spacing_A} method {METHOD_VERSION}"
             if key not in known:
                 known[key] = {"key": key, **path_barriers(row, spacing_A)}
                 stream.write(json.dumps(known[key]) + "\n")

@@ -28,6 +28,7 @@ class BondValenceMaker(StageMaker):
     document: ClassVar[type[StageDocument]] = BondValenceDocument
     packages: ClassVar[tuple[str, ...]] = ("numpy", "numba", "pymatgen", "spglib")
     partial_occupancies: ClassVar[bool] = True
+    without_effect: ClassVar[frozenset[str]] = frozenset({"threads"})
 
     def compute(
         self, structure: Structure, prior: Mapping[str, StageDocument], checkpoint: Path | None
@@ -95,15 +96,17 @@ def _path_record(result: BondValenceResult) -> PathRecord | None:
     )
 
 
-def _on_the_scale_of_dft(result: BondValenceResult) -> dict[str, float | None]:
+def _on_the_scale_of_dft(result: BondValenceResult) -> dict[str, Any]:
     """The document's DFT-like barriers; None for ions and settings that the fit does not cover."""
     from ..transport.calibration import calibration_covers, dft_like_barrier
 
-    fields: dict[str, float | None] = {}
+    fields: dict[str, Any] = {}
     if calibration_covers(result.settings):
+        fields["dft_like_extrapolated"] = []
         for name, barrier_eV in zip(("1d", "2d", "3d"), result.barriers_eV, strict=True):
             estimate = dft_like_barrier(barrier_eV, result.ion)
             value_eV = estimate.barrier_eV
             fields[f"barrier_{name}_dft_like_eV"] = None if value_eV is None else finite_or_none(value_eV)
             fields[f"barrier_{name}_dft_like_sigma_eV"] = estimate.sigma_eV
+            fields["dft_like_extrapolated"].append(estimate.extrapolated)
     return fields

@@ -93,21 +93,27 @@ class BondValenceDocument(BarrierDocument):
     barrier_2d_dft_like_sigma_eV: float | None = None
     barrier_3d_dft_like_eV: float | None = None
     barrier_3d_dft_like_sigma_eV: float | None = None
+    dft_like_extrapolated: list[bool] = Field(
+        default_factory=list, description="Whether the raw barrier lies outside the range of the fit."
+    )
     grid_shape: tuple[int, int, int]
     spacing_A: float
     oxidation_states: dict[str, list[float]] = Field(description="Charges in use for each element.")
     oxidation_states_from: str = Field(description="How the charges were found.")
     symmetry_operations: int = Field(1, description="Operations of the framework that the grid has.")
     at_saddle: list[bool] = Field(
-        description="Whether the bottleneck is a saddle point of the continuous field, not a point of the grid."
+        default_factory=list,
+        description="Whether the bottleneck is a saddle point of the continuous field, not a point of the grid.",
     )
-    grid_barriers_eV: list[float | None] = Field(description="The barriers of the grid alone.")
+    grid_barriers_eV: list[float | None] = Field(default_factory=list, description="The barriers of the grid alone.")
     bottlenecks_frac: list[list[float] | None] = Field(
-        description="Fractional positions of the bottlenecks, in the primitive cell that was computed."
+        default_factory=list,
+        description="Fractional positions of the bottlenecks, in the primitive cell that was computed.",
     )
     path_1d: PathRecord | None = None
     minima_frac: list[list[float] | None] = Field(
-        description="Fractional positions of the lowest point of what percolates, in the same cell."
+        default_factory=list,
+        description="Fractional positions of the lowest point of what percolates, in the same cell.",
     )
 
 

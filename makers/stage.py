@@ -62,6 +62,7 @@ class StageMaker(Maker):
     fan_out: ClassVar[bool] = False
     reusable: ClassVar[bool] = True
     partial_occupancies: ClassVar[bool] = False
+    without_effect: ClassVar[frozenset[str]] = frozenset()
 
     def as_dict(self) -> dict[str, Any]:
         """Serialize; the settings become a plain dictionary, which FireWorks would otherwise store as text."""
@@ -116,7 +117,7 @@ class StageMaker(Maker):
             "structure": structure_hash(structure),
             "ion": self.ion,
             "stage": self.stage,
-            "settings": self.settings.model_dump(mode="json"),
+            "settings": self.settings.model_dump(mode="json", exclude=set(self.without_effect)),
             "method_version": METHOD_VERSION,
             "weights": self.weights_sha256(),
             "prior": {stage: prior[stage].content_key for stage in sorted(self.needs()) if stage in prior},
@@ -165,6 +166,7 @@ class StageMaker(Maker):
         if checkpoint_folder is not None:
             checkpoint = Path(checkpoint_folder) / self.stage / key
         found = self.compute(cell, prior or {}, checkpoint)
+        found["warnings"] = [*structure.properties.get("reading_warnings", []), *found.get("warnings", [])]
         return self.document(
             stage=self.stage,
             formula=structure.composition.reduced_formula,

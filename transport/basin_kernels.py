@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .compiled import compiled
+from .percolation_kernels import wrapped
 
 
 @compiled
@@ -41,20 +42,7 @@ def label_basins(values, order, shape, offsets):  # type: ignore[no-untyped-def]
         lowest = -1
         c0 = c1 = c2 = 0
         for k in range(offsets.shape[0]):
-            u = x + offsets[k, 0]
-            v = y + offsets[k, 1]
-            w = z + offsets[k, 2]
-            s0 = s1 = s2 = 0
-            if u < 0 or u >= n0:
-                s0 = u // n0
-                u -= s0 * n0
-            if v < 0 or v >= n1:
-                s1 = v // n1
-                v -= s1 * n1
-            if w < 0 or w >= n2:
-                s2 = w // n2
-                w -= s2 * n2
-            other = (u * n1 + v) * n2 + w
+            other, s0, s1, s2 = wrapped(x + offsets[k, 0], y + offsets[k, 1], z + offsets[k, 2], n0, n1, n2)
             if basin[other] >= 0 and other != voxel and (lowest < 0 or values[other] < values[lowest]):
                 lowest = other
                 c0 = s0 + cell[other, 0]
@@ -95,20 +83,7 @@ def basin_contacts(order, shape, offsets, basin, cell):  # type: ignore[no-untyp
         y = (voxel // n2) % n1
         z = voxel % n2
         for k in range(offsets.shape[0]):
-            u = x + offsets[k, 0]
-            v = y + offsets[k, 1]
-            w = z + offsets[k, 2]
-            s0 = s1 = s2 = 0
-            if u < 0 or u >= n0:
-                s0 = u // n0
-                u -= s0 * n0
-            if v < 0 or v >= n1:
-                s1 = v // n1
-                v -= s1 * n1
-            if w < 0 or w >= n2:
-                s2 = w // n2
-                w -= s2 * n2
-            other = (u * n1 + v) * n2 + w
+            other, s0, s1, s2 = wrapped(x + offsets[k, 0], y + offsets[k, 1], z + offsets[k, 2], n0, n1, n2)
             if not visited[other]:
                 continue
             a = np.int64(basin[voxel])

@@ -166,7 +166,8 @@ def bond_valence_percolation(
     open_values = below_ceiling(energies.values, settings.energy_ceiling_eV)
     on_grid = percolate_grid(open_values, neighbours=settings.neighbours, lattice=energies.lattice)
     if settings.refine:
-        refined = refine_percolation(energies, open_values, on_grid, settings.neighbours)
+        highest_eV = energies.values.min() + settings.energy_ceiling_eV
+        refined = refine_percolation(energies, open_values, on_grid, settings.neighbours, highest_eV)
     else:
         refined = unrefined(energies, on_grid)
     percolation = refined.percolation

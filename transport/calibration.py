@@ -56,8 +56,8 @@ class IonCalibration:
     ----------
     offset_eV, slope
         The line.
-    lowest_eV
-        Lowest raw barrier of the fit; below it the line knows nothing.
+    lowest_eV, highest_eV
+        Lowest and highest raw barrier of the fit; outside the line knows nothing.
     saturation_eV
         Raw barriers above this count as this.
     sigma_eV, sigma_growth
@@ -67,6 +67,7 @@ class IonCalibration:
     offset_eV: float
     slope: float
     lowest_eV: float
+    highest_eV: float
     saturation_eV: float
     sigma_eV: float
     sigma_growth: float
@@ -104,7 +105,7 @@ def dft_like_barrier(barrier_eV: float, ion: str) -> DftLikeBarrier:
     return DftLikeBarrier(
         barrier_eV=line.offset_eV + line.slope * within,
         sigma_eV=line.sigma_eV + line.sigma_growth * within,
-        extrapolated=within != barrier_eV,
+        extrapolated=within != barrier_eV or barrier_eV > line.highest_eV,
     )
 
 
@@ -126,6 +127,7 @@ def calibrated_ions() -> dict[str, IonCalibration]:
             offset_eV=entry["offset_eV"],
             slope=record["slope"],
             lowest_eV=entry["lowest_eV"],
+            highest_eV=entry["highest_eV"],
             saturation_eV=record["saturation_eV"],
             sigma_eV=entry["sigma_eV"],
             sigma_growth=record["sigma_growth"],

@@ -15,6 +15,22 @@ from .compiled import compiled
 
 
 @compiled
+def wrapped(x, y, z, n0, n1, n2):  # type: ignore[no-untyped-def]
+    """Flat index of a grid point that may lie outside the cell, and the cell that it lies in."""
+    s0 = s1 = s2 = 0
+    if x < 0 or x >= n0:
+        s0 = x // n0
+        x -= s0 * n0
+    if y < 0 or y >= n1:
+        s1 = y // n1
+        y -= s1 * n1
+    if z < 0 or z >= n2:
+        s2 = z // n2
+        z -= s2 * n2
+    return (x * n1 + y) * n2 + z, s0, s1, s2
+
+
+@compiled
 def _find(parent, shift, node):  # type: ignore[no-untyped-def]
     """Root of a node and the translation from node to root; halves the path on the way."""
     t0 = np.int64(0)
@@ -180,20 +196,7 @@ def sweep_grid(values, order, shape, offsets):  # type: ignore[no-untyped-def]
         z = voxel % n2
         root = voxel
         for k in range(offsets.shape[0]):
-            u = x + offsets[k, 0]
-            v = y + offsets[k, 1]
-            w = z + offsets[k, 2]
-            s0 = s1 = s2 = 0
-            if u < 0 or u >= n0:
-                s0 = u // n0
-                u -= s0 * n0
-            if v < 0 or v >= n1:
-                s1 = v // n1
-                v -= s1 * n1
-            if w < 0 or w >= n2:
-                s2 = w // n2
-                w -= s2 * n2
-            other = (u * n1 + v) * n2 + w
+            other, s0, s1, s2 = wrapped(x + offsets[k, 0], y + offsets[k, 1], z + offsets[k, 2], n0, n1, n2)
             if parent[other] >= 0:
                 root = _join(parent, shift, size, rank, span, lowest, values, voxel, other, s0, s1, s2)
         while reached < rank[root]:

@@ -7,6 +7,7 @@ import heapq
 import numpy as np
 
 from .compiled import compiled
+from .percolation_kernels import wrapped
 
 
 @compiled
@@ -76,20 +77,8 @@ def grid_edges(members, total, shape, offsets):  # type: ignore[no-untyped-def]
         y = (voxel // n2) % n1
         z = voxel % n2
         for k in range(offsets.shape[0]):
-            u = x + offsets[k, 0]
-            v = y + offsets[k, 1]
-            w = z + offsets[k, 2]
-            s0 = s1 = s2 = 0
-            if u < 0 or u >= n0:
-                s0 = u // n0
-                u -= s0 * n0
-            if v < 0 or v >= n1:
-                s1 = v // n1
-                v -= s1 * n1
-            if w < 0 or w >= n2:
-                s2 = w // n2
-                w -= s2 * n2
-            other = number[(u * n1 + v) * n2 + w]
+            neighbour, s0, s1, s2 = wrapped(x + offsets[k, 0], y + offsets[k, 1], z + offsets[k, 2], n0, n1, n2)
+            other = number[neighbour]
             # A later voxel finds the edge from its own side; only earlier ones have a number.
             if other >= 0:
                 edges[count, 0] = node

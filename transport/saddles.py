@@ -1,8 +1,8 @@
 """From a grid to the continuous field: basins, the passes between them, and their true minima and saddle points.
 
 On a grid the ion is led past a bottleneck by the nearest grid points, not through its lowest point, so barriers depend
-on the spacing (by up to 0.03 eV at 0.2, 0.14 eV at 0.3 Angstrom). Here the coarse grid only says which minima lie next
-to each other: it is divided into the basins of its minima, every pair of touching basins is an edge of a periodic
+on the spacing (by up to 0.15 eV at 0.2 and 0.3 Angstrom for 20 known conductors). Here the coarse grid only says which
+minima lie next to each other: it is divided into the basins of its minima, every pair of touching basins is an edge of a periodic
 graph, and the edges that can decide a threshold are moved to the saddle point of the continuous field. The percolation
 of that graph is then the field's own, at the cost of the coarse grid and some thousand evaluations at points.
 """
@@ -10,7 +10,7 @@ of that graph is then the field's own, at the cost of the coarse grid and some t
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -77,7 +77,11 @@ class RefinedPercolation:
 
 
 def refine_percolation(
-    field: SiteEnergyField, open_values: np.ndarray, on_grid: Percolation, neighbours: int = 26
+    field: SiteEnergyField,
+    open_values: np.ndarray,
+    on_grid: Percolation,
+    neighbours: int = 26,
+    highest_eV: float = np.inf,
 ) -> RefinedPercolation:
     """Move the passes that decide the thresholds to the saddle points of the continuous field.
 
@@ -91,6 +95,8 @@ def refine_percolation(
         Percolation of ``open_values``.
     neighbours
         As in ``percolate_grid``.
+    highest_eV
+        A saddle point above this level is closed to the ion.
     """
     finite = [threshold for threshold in on_grid.thresholds_eV if np.isfinite(threshold)]
     if not finite:
@@ -124,6 +130,8 @@ def refine_percolation(
         if attempt == 0 and len(_undecided(passes, percolation, minima, error_eV, again=True)):
             passes = _with_images(field, graph, minima, passes)
             percolation = passes.percolate(minima.energies_eV)
+    passes = replace(passes, energies_eV=np.where(passes.energies_eV > highest_eV, np.inf, passes.energies_eV))
+    percolation = passes.percolate(minima.energies_eV)
     return RefinedPercolation(
         percolation,
         tuple(None if edge is None else _wrapped(passes.frac_coords[edge]) for edge in percolation.bottleneck),
@@ -183,7 +191,8 @@ def _refined_minima(field: SiteEnergyField, graph: BasinGraph, highest_eV: float
     same_as = np.arange(len(energies))
     cells = np.zeros((len(energies), 3), dtype=np.int64)
     tree = cKDTree(coords % 1.0 % 1.0, boxsize=1.0)
-    reach = SAME_MINIMUM_A / np.linalg.norm(field.lattice, axis=1).min()
+    heights = 1.0 / np.linalg.norm(np.linalg.inv(field.lattice), axis=0)
+    reach = np.sqrt(3.0) * SAME_MINIMUM_A / heights.min()
     for first, second in sorted(tree.query_pairs(reach)):
         apart = coords[second] - coords[first]
         cell = np.rint(apart)

@@ -6,7 +6,7 @@ import gzip
 import json
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -267,12 +267,18 @@ def _read_cif(text: str, stem: str, file: Path) -> list[NamedStructure]:
             entries.append(_failed(name, message, source, Reason.EMPTY_STRUCTURE))
             continue
         try:
+            _check_cell(block.data)
+            # A point stands for the default, which is 1 for occupancies; pymatgen takes it for 0 and drops the atom.
+            occupancies = block.data.get("_atom_site_occupancy", [])
+            block.data["_atom_site_occupancy"] = ["1" if text == "." else text for text in occupancies]
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 parsed = CifParser.from_str(str(block), occupancy_tolerance=FULL_OCCUPANCY).parse_structures(
                     primitive=False, on_error="raise"
                 )
-            entries.append(NamedStructure(name, _without_isotopes(_plausible(parsed[0])), None, source))
+            structure = _without_isotopes(_plausible(parsed[0]))
+            structure.properties["reading_warnings"] = _missing_elements(structure, block.data)
+            entries.append(NamedStructure(name, structure, None, source))
         except CandidateError as error:
             entries.append(NamedStructure(name, None, error, source))
         except _PARSER_ERRORS as error:
@@ -285,6 +291,33 @@ def _read_cif(text: str, stem: str, file: Path) -> list[NamedStructure]:
                 continue
             entries.append(_failed(name, f"The CIF {name} cannot be read ({_short(error)}).", source))
     return entries
+
+
+def _check_cell(data: Mapping[str, Any]) -> None:
+    from pymatgen.io.cif import str2float
+
+    lengths = [str2float(data[f"_cell_length_{axis}"]) for axis in "abc"]
+    angles = [str2float(data[f"_cell_angle_{angle}"]) for angle in ("alpha", "beta", "gamma")]
+    if not (min(lengths) > 0 and min(angles) > 0 and max(angles) < 180):
+        raise StructureError("The cell needs three lengths above 0 and three angles between 0 and 180 degrees.")
+
+
+def _missing_elements(structure: Structure, data: Mapping[str, Any]) -> list[str]:
+    """A sentence where the file's own formula names elements that its atoms lack, hydrogen most often."""
+    from pymatgen.core import Composition
+
+    formula = str(data.get("_chemical_formula_sum") or "")
+    try:
+        named = {_as_hydrogen(element).symbol for element in Composition(formula).elements} if formula else set()
+    except _PARSER_ERRORS:
+        return []  # a formula that is no formula says nothing
+    missing = sorted(named - {element.symbol for element in structure.elements})
+    if not missing:
+        return []
+    return [
+        f"The file's formula ({' '.join(formula.split())}) names {', '.join(missing)}, but none of its atoms is; what "
+        "follows is for the atoms that it lists."
+    ]
 
 
 def _read_poscar(text: str, stem: str, file: Path) -> NamedStructure:

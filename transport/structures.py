@@ -29,6 +29,9 @@ __all__ = [
 
 #: No two atoms of a crystal lie closer than this (Angstrom); H-H in H2 is 0.74.
 CLOSEST_CONTACT_A = 0.5
+#: The search for contacts divides the cell into boxes of its range; no more than about so many, or a cell of 300
+#: Angstrom (lengths that were given in picometres) takes 6 GB.
+MOST_SEARCH_BOXES = 1e6
 #: Sites of the same elements closer than this (Angstrom) are one site that is listed twice.
 SAME_SITE_A = 0.05
 
@@ -98,7 +101,10 @@ def check_structure(
 
 
 def _check_contacts(structure: Structure, name: str, occupancies: np.ndarray) -> None:
-    first, second, _, distances = structure.get_neighbor_list(CLOSEST_CONTACT_A)
+    reach_A = max(CLOSEST_CONTACT_A, (structure.volume / MOST_SEARCH_BOXES) ** (1 / 3))
+    first, second, _, distances = structure.get_neighbor_list(reach_A)
+    near = distances <= CLOSEST_CONTACT_A
+    first, second, distances = first[near], second[near], distances[near]
     both_full = occupancies[first] + occupancies[second] > SPLIT_OCCUPANCY
     if not both_full.any():
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 import warnings
@@ -64,6 +65,8 @@ def main() -> None:
     else:
         # Parsers of structure files warn about what hopflow judges itself.
         warnings.simplefilter("ignore")
+        # spglib says by its answer what it also prints past Python's own streams; worker processes inherit this.
+        os.environ.setdefault("SPGLIB_WARNING", "OFF")
     try:
         app(prog_name="hopflow")
     except SystemExit as end:

@@ -82,7 +82,7 @@ def bvse(
     options = " and ".join(f"--{name}" for name in wanted.named())
     structure = _only_structure(files, options)
     for each in wanted.named().values():
-        console.check_output_file(each)
+        console.check_output_file(each, files)
     documents = _run(context, "bvse", files, ion, as_json, chosen, leave=False)
     _leave(documents)
     if structure is not None:
@@ -117,7 +117,7 @@ def neb(
     if band is not None and len(files) > 1:
         raise typer.BadParameter("--band takes the band of one structure; give one file.")
     if band is not None:
-        console.check_output_file(band)
+        console.check_output_file(band, files)
     documents = _run(context, "neb", files, ion, as_json, settings, leave=False)
     if band is not None and documents and documents[0].get("images_extxyz"):
         band.parent.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,7 @@ import os
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,14 +92,23 @@ def _finite(data: Any) -> Any:
     return data
 
 
-def check_output_file(path: Path) -> None:
+def check_output_file(path: Path, inputs: Sequence[Path] = ()) -> None:
     """Make sure that a file can be written there, before work is spent on what goes into it.
+
+    Parameters
+    ----------
+    path
+        The file to write.
+    inputs
+        Files that the command reads and must not replace.
 
     Raises
     ------
     WrongUse
-        The path is a folder, or lies where nothing can be written.
+        The path is a folder, lies where nothing can be written, or is an input.
     """
+    if any(path.exists() and each.exists() and path.samefile(each) for each in inputs):
+        raise WrongUse(f"{path} is the structure itself and would be replaced; name another file.")
     if path.is_dir():
         raise WrongUse(f"{path} is a folder; name the file that is to be written.")
     folder = path.absolute().parent

@@ -42,7 +42,7 @@ def check_ion(ion: str) -> str:
     Raises
     ------
     ValueError
-        The table has no such cation; the text lists those that it has.
+        The table has no such ion; the text lists those that it has.
     """
     from ..transport.bvse import mobile_ions
 

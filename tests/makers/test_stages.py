@@ -48,12 +48,44 @@ def test_bvse_document(lithia: Structure) -> None:
     assert document.versions["hopflow"]
 
 
+def test_bvse_document_names_the_path_and_its_sites(lithia: Structure) -> None:
+    document = BondValenceMaker(settings=BondValenceStageSettings(spacing_A=0.25)).evaluate(lithia)
+    assert document.at_saddle == [True, True, True]
+    assert document.path_1d is not None
+    assert any(document.path_1d.translation)
+    # Lithium goes from one tetrahedral site of the antifluorite straight to the next.
+    assert {stop.site for stop in document.path_1d.stops} <= {"Li1", "Li2", "Li", "interstice"}
+    assert all(stop.energy_eV >= 0 and stop.rise_eV > 0 for stop in document.path_1d.stops)
+    assert 0 < document.barrier_1d_dft_like_eV < document.barrier_1d_eV + 0.3
+    assert document.dft_like_extrapolated == [False, False, False]
+    assert BondValenceMaker(settings=BondValenceStageSettings(path=False)).evaluate(lithia).path_1d is None
+
+
+def test_only_bvse_takes_partly_occupied_crystals_and_passes_on_what_the_reader_saw(lithia: Structure) -> None:
+    disordered = lithia.copy()
+    disordered[next(i for i, s in enumerate(lithia) if s.specie.symbol == "O")] = {"O": 0.5, "S": 0.5}
+    disordered.properties["reading_warnings"] = ["A sentence of the reader."]
+    document = BondValenceMaker(settings=COARSE).evaluate(disordered)
+    assert document.barrier_1d_eV > 0
+    assert document.warnings[0] == "A sentence of the reader."
+    with pytest.raises(StructureError) as caught:
+        HopBarrierMaker().evaluate(disordered)
+    assert caught.value.reason is Reason.PARTIAL_OCCUPANCY
+
+
+def test_threads_do_not_make_another_result(lithia: Structure) -> None:
+    one, two = (BondValenceMaker(settings=BondValenceStageSettings(threads=n)) for n in (1, 2))
+    assert one.content_key(lithia) == two.content_key(lithia)
+    plain = BondValenceMaker(settings=BondValenceStageSettings(refine=False))
+    assert plain.content_key(lithia) != one.content_key(lithia)
+
+
 def test_conventional_and_primitive_cell_give_one_answer(lithia: Structure) -> None:
     primitive = primitive_cell(lithia)
     assert len(primitive) == 3
     assert primitive_cell(primitive) is primitive
     maker = BondValenceMaker(settings=COARSE)
-    assert maker.evaluate(lithia).barrier_3d_eV == pytest.approx(maker.evaluate(primitive).barrier_3d_eV, abs=1e-9)
+    assert maker.evaluate(lithia).barrier_3d_eV == pytest.approx(maker.evaluate(primitive).barrier_3d_eV, abs=1e-6)
 
 
 def test_gnn_document_is_the_hop_graphs_minimax(lithia: Structure) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from crystals import antiperovskite, iron_phosphate, lithium_nitride, lithium_phosphate
 from hopflow.transport import bvse
 from hopflow.transport.bond_valence_parameters import principal_quantum_number
 from hopflow.transport.bvse import (
@@ -24,59 +25,12 @@ from hopflow.transport.errors import (
     OxidationStateError,
     Reason,
 )
+from hopflow.transport.structures import check_structure
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pymatgen.core import Lattice, Structure
 
 COARSE = BondValenceSettings(spacing_A=0.4)
-
-
-def lithium_phosphate() -> Structure:
-    """gamma-Li3PO4, Materials Project mp-2878 (CC BY 4.0)."""
-    return Structure.from_spacegroup(
-        "Pnma",
-        Lattice.orthorhombic(10.41629663, 6.07079561, 4.89264480),
-        ["Li", "Li", "P", "O", "O", "O"],
-        [
-            [0.16431139, 0.50153938, 0.30465491],
-            [0.07624687, 0.25, 0.70278272],
-            [0.08814555, 0.75, 0.80932757],
-            [0.15858046, 0.54268818, 0.70565345],
-            [0.05116622, 0.25, 0.29484118],
-            [0.08918165, 0.75, 0.12473411],
-        ],
-    )
-
-
-def lithium_nitride() -> Structure:
-    """alpha-Li3N, P6/mmm; A. Rabenau and H. Schulz, J. Less-Common Met. 50 (1976) 155."""
-    return Structure.from_spacegroup(
-        "P6/mmm", Lattice.hexagonal(3.648, 3.875), ["N", "Li", "Li"], [[0, 0, 0], [0, 0, 0.5], [1 / 3, 2 / 3, 0]]
-    )
-
-
-def iron_phosphate() -> Structure:
-    """LiFePO4, Pnma; V. A. Streltsov et al., Acta Cryst. B 49 (1993) 147."""
-    return Structure.from_spacegroup(
-        "Pnma",
-        Lattice.orthorhombic(10.332, 6.010, 4.692),
-        ["Li", "Fe", "P", "O", "O", "O"],
-        [
-            [0, 0, 0],
-            [0.2822, 0.25, 0.9747],
-            [0.0950, 0.25, 0.4179],
-            [0.0973, 0.25, 0.7428],
-            [0.4573, 0.25, 0.2060],
-            [0.1656, 0.0465, 0.2848],
-        ],
-    )
-
-
-def antiperovskite() -> Structure:
-    """Li3OCl, Pm-3m; Y. Zhao and L. L. Daemen, JACS 134 (2012) 15042."""
-    return Structure.from_spacegroup(
-        "Pm-3m", Lattice.cubic(3.907), ["Li", "O", "Cl"], [[0.5, 0.5, 0], [0.5, 0.5, 0.5], [0, 0, 0]]
-    )
 
 
 # ---------------------------------------------------------------- the table
@@ -167,7 +121,7 @@ def test_known_conductors_agree_with_published_barriers_within_the_grid_error() 
     # Two grids of 0.2 Angstrom can differ by 0.05 eV in one and 0.09 eV in three dimensions. The published LiFePO4
     # (0.4395/3.3301/3.3594, BVlain) is a DFT relaxation of the crystal that is refined here, which moves the barrier
     # along the channel by less than 0.05 eV and those across, between close-packed oxygens, by less than 0.3 eV.
-    phosphate = bond_valence_percolation(lithium_phosphate(), "Li", BondValenceSettings(refine=False))
+    phosphate = bond_valence_percolation(lithium_phosphate(), "Li", BondValenceSettings(spacing_A=0.2, refine=False))
     assert phosphate.barriers_from_global_minimum_eV == pytest.approx((0.4785, 0.4785, 0.8008), abs=0.05)
     # The saddle points of the continuous field lie below what a grid can find, by no more than its error.
     refined = bond_valence_percolation(lithium_phosphate(), "Li").barriers_from_global_minimum_eV
@@ -249,6 +203,19 @@ def test_a_disordered_crystal_has_barriers_and_says_how_its_charges_were_found()
     assert low < results[1].barrier_1d_eV < high
 
 
+def test_nothing_above_the_ceiling_is_a_barrier() -> None:
+    settings = {"spacing_A": 0.25}
+    for refine in (True, False):
+        free = bond_valence_percolation(antiperovskite(), "Li", BondValenceSettings(refine=refine, **settings))
+        lowest = free.barriers_from_global_minimum_eV[0]
+        for ceiling in np.linspace(lowest - 0.02, lowest + 0.02, 9):
+            closed = BondValenceSettings(refine=refine, energy_ceiling_eV=float(ceiling), **settings)
+            result = bond_valence_percolation(antiperovskite(), "Li", closed)
+            for barrier in result.barriers_from_global_minimum_eV:
+                # The ceiling counts from the grid's lowest point, which lies up to 0.02 eV above the field's.
+                assert barrier == math.inf or barrier <= ceiling + 0.02
+
+
 # ---------------------------------------------------------------- refusals
 
 
@@ -294,6 +261,15 @@ def test_wrong_input_is_refused_in_words() -> None:
         bond_valence_field(different, "Li", COARSE)
     with pytest.raises(CandidateError, match="larger spacing_A"):
         bond_valence_percolation(crystal, "Li", BondValenceSettings(spacing_A=0.1, max_grid_points=1000))
+
+
+def test_lengths_in_picometres_are_refused_without_taking_the_memory() -> None:
+    halite = Structure.from_spacegroup("Fm-3m", Lattice.cubic(203.0), ["Li", "F"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    with pytest.raises(CandidateError, match="needs a grid of 508 x 508 x 508 points"):
+        bond_valence_percolation(halite, "Li", COARSE)
+    # A search in boxes of half an Angstrom would ask for hundreds of GB here.
+    halite.lattice = Lattice.cubic(4000.0)
+    check_structure(halite, "Li")
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ from itertools import product
 import numpy as np
 import pytest
 from ase.data import atomic_numbers, covalent_radii
-from hopflow.transport import site_energy
+from crystals import antiperovskite
+from hopflow.transport import pair_energies
 from hopflow.transport.bond_valence_parameters import load_parameters, principal_quantum_number
 from hopflow.transport.site_energy import BondValenceSettings, bond_valence_field, bond_valence_framework
 from hypothesis import given, settings
@@ -16,13 +17,6 @@ from hypothesis import strategies as st
 from pymatgen.core import Lattice, Structure
 
 COARSE = BondValenceSettings(spacing_A=0.4)
-
-
-def antiperovskite() -> Structure:
-    """Li3OCl, Pm-3m; Y. Zhao and L. L. Daemen, JACS 134 (2012) 15042."""
-    return Structure.from_spacegroup(
-        "Pm-3m", Lattice.cubic(3.907), ["Li", "O", "Cl"], [[0.5, 0.5, 0], [0.5, 0.5, 0.5], [0, 0, 0]]
-    )
 
 
 def plain_sum(structure: Structure, ion: str, frac: np.ndarray, cutoff: float = 10.0) -> float:
@@ -102,13 +96,13 @@ def test_anion_field_equals_a_plain_sum() -> None:
 
 def test_pair_terms_and_slopes_and_table() -> None:
     distance = np.linspace(0.9, 9.9, 4001)
-    morse_term = site_energy.MorseTerm(0.98816, 1.937984, 1.940013)
-    for term in (morse_term, site_energy.CoulombTerm(14.4 * 4 / math.sqrt(10), 2.2)):
+    morse_term = pair_energies.MorseTerm(0.98816, 1.937984, 1.940013)
+    for term in (morse_term, pair_energies.CoulombTerm(14.4 * 4 / math.sqrt(10), 2.2)):
         energy, slope = term(distance)
         np.testing.assert_allclose(np.gradient(energy, distance)[1:-1], slope[1:-1], rtol=2e-4, atol=1e-4)
-        table = site_energy._radial_table(term, 10.0)
-        bins = (distance / site_energy.TABLE_BIN_A).astype(int)
-        x = distance / site_energy.TABLE_BIN_A - bins
+        table = pair_energies.radial_table(term, 10.0)
+        bins = (distance / pair_energies.TABLE_BIN_A).astype(int)
+        x = distance / pair_energies.TABLE_BIN_A - bins
         c = table[bins]
         np.testing.assert_allclose(c[:, 0] + x * (c[:, 1] + x * (c[:, 2] + x * c[:, 3])), energy, atol=1e-8)
     morse, _ = morse_term(np.array([1.940013]))
@@ -235,7 +229,7 @@ def test_balanced_charges_scale_the_repulsion_alone() -> None:
     balanced = bond_valence_framework(structure, "Li", BondValenceSettings(balance_charges=True))
     scaled = {"Li": 2 / math.sqrt(2), "Mn": 2 / 2, "P": 2 / math.sqrt(3), "O": 4 / math.sqrt(2), "S": 2 / math.sqrt(3)}
     ratio = (scaled["O"] + scaled["S"]) / (scaled["Li"] + scaled["Mn"] + scaled["P"])
-    at_3_A = int(3.0 / site_energy.TABLE_BIN_A)
+    at_3_A = int(3.0 / pair_energies.TABLE_BIN_A)
     for kind, (before, after) in enumerate(zip(plain.tables, balanced.tables, strict=True)):
         expected = ratio if kind in (0, 1) else 1.0  # Mn and P come first in the structure, then O and S
         assert after[at_3_A, 0] / before[at_3_A, 0] == pytest.approx(expected)

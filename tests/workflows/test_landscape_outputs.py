@@ -394,3 +394,12 @@ def test_what_does_not_percolate_leaves_no_files(call: Any, tmp_path: Path) -> N
     assert code == 1
     assert "percolates in 1 of 3 independent directions of LiFePO4, not in 2; ask for 1." in err
     assert not list(tmp_path.glob("n.*"))
+
+
+def test_the_structure_itself_is_never_replaced(call: Any, tmp_path: Path) -> None:
+    Structure.from_file(DEMO / "LiF.cif").to(str(tmp_path / "mine.vasp"), fmt="poscar")
+    before = (tmp_path / "mine.vasp").read_text()
+    code, _, err = call("bvse", "mine.vasp", "--volume", str(tmp_path / "mine.vasp"))
+    assert code == 2
+    assert "is the structure itself and would be replaced; name another file" in err
+    assert (tmp_path / "mine.vasp").read_text() == before
