@@ -290,7 +290,7 @@ def main() -> int:
     compare_definitions(rows, barriers, groups)
     record = {
         "what": "DFT-like barrier in eV = offset_eV[ion] + slope * min(bond-valence barrier in eV, saturation_eV)",
-        "input": f"1D percolation barrier of the bond-valence stage with its defaults, refined on {options.spacing} Angstrom",
+        "input": f"1D percolation barrier of the bond-valence stage, refined, {options.spacing} Angstrom grid",
         "target": "lowest published DFT-NEB barrier of the same crystal",
         "sigma": "sigma_eV[ion] + sigma_growth * min(bond-valence barrier, saturation_eV), 68 % in cross-validation",
         "data": f"{len(rows)} paths of R. Devi et al., arXiv:2508.06459 (2025), MIT licence; above 4 eV left out",

@@ -45,8 +45,8 @@ class BondValenceSettings:
     neighbours
         Grid neighbours through which an ion may pass: 6, 18 or 26.
     radii
-        Covalent radii of the Coulomb term: ``cordero`` or ``softbv``; the choice moves barriers by 0.01 eV in the median,
-        and single ones by up to 0.25 eV in one and 0.9 eV in three dimensions.
+        Covalent radii of the Coulomb term: ``cordero`` or ``softbv``; the choice moves barriers by 0.01 eV in the
+        median, and single ones by up to 0.25 eV in one and 0.9 eV in three dimensions.
     energy_ceiling_eV
         Points higher than this above the field's minimum are closed to the ion; a crystal that percolates only above
         it has the barrier ``inf``.

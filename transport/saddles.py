@@ -2,9 +2,10 @@
 
 On a grid the ion is led past a bottleneck by the nearest grid points, not through its lowest point, so barriers depend
 on the spacing (by up to 0.15 eV at 0.2 and 0.3 Angstrom for 20 known conductors). Here the coarse grid only says which
-minima lie next to each other: it is divided into the basins of its minima, every pair of touching basins is an edge of a periodic
-graph, and the edges that can decide a threshold are moved to the saddle point of the continuous field. The percolation
-of that graph is then the field's own, at the cost of the coarse grid and some thousand evaluations at points.
+minima lie next to each other: it is divided into the basins of its minima, every pair of touching basins is an edge of
+a periodic graph, and the edges that can decide a threshold are moved to the saddle point of the continuous field. The
+percolation of that graph is then the field's own, at the cost of the coarse grid and some thousand evaluations at
+points.
 """
 
 from __future__ import annotations

@@ -1,0 +1,148 @@
+"""The command that takes the interstitial network of structure files."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from . import console
+from .cli_stages import AsJson, Files, Ion, Oxidation, _folder_entry, _leave, _only_structure, _oxidation_states
+
+if TYPE_CHECKING:
+    from ..transport.interstitial_network import InterstitialNetwork, InterstitialNetworkSettings
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the command line."""
+    app.command(rich_help_panel="Stages on structure files")(network)
+
+
+def network(
+    context: typer.Context,
+    files: Files,
+    ion: Ion = "Li",
+    as_json: AsJson = False,
+    oxidation_states: Oxidation = None,
+    radii: Annotated[
+        Literal["shannon", "effective"], typer.Option(help="Radii of the framework: tables or distances.")
+    ] = "shannon",
+    radius: Annotated[
+        list[str] | None,
+        typer.Option(help="A radius in Angstrom that wins, for instance `--radius O=1.24`.", metavar="SPECIES=A"),
+    ] = None,
+    face_centres: Annotated[
+        bool, typer.Option("--face-centres", help="Count face centres as interstices, too.")
+    ] = False,
+    merge: Annotated[
+        float, typer.Option(min=0, max=2.9, help="Merge voids closer than this (Angstrom) into the better one.")
+    ] = 0.0,
+    figure: Annotated[
+        Path | None, typer.Option(help="Draw the network of one structure here (.html).", show_default=False)
+    ] = None,
+    write: Annotated[
+        Path | None,
+        typer.Option(help="Write the whole network of one structure here: .json or .cif.", show_default=False),
+    ] = None,
+) -> None:
+    """Voids between the atoms, the bottlenecks between voids, and the sphere that percolates."""
+    from ..transport.interstitial_network import InterstitialNetworkSettings
+    from .network_outputs import FIGURE_SUFFIXES, WRITE_SUFFIXES
+    from .spec import check_ion
+
+    try:
+        check_ion(ion)
+        settings = InterstitialNetworkSettings(
+            radii=radii, given_radii_A=_radii(radius), face_centres=face_centres, merge_close_A=merge
+        )
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    states = None if oxidation_states is None else _oxidation_states(oxidation_states)
+    outputs = {"figure": (figure, FIGURE_SUFFIXES), "write": (write, WRITE_SUFFIXES)}
+    wanted = {name: (path, suffixes) for name, (path, suffixes) in outputs.items() if path is not None}
+    for name, (path, suffixes) in wanted.items():
+        if path.suffix.lower() not in suffixes:
+            raise typer.BadParameter(f"--{name} {path}: the name has to end with {' or '.join(suffixes)}.")
+        console.check_output_file(path)
+    if wanted:
+        _only_structure(files, " and ".join(f"--{name}" for name in wanted))
+    answers = []
+    for answer, found in _answers(files, ion, settings, states, context.obj.debug):
+        answers.append(answer)
+        said = _written(found, figure, write) if found is not None else []
+        _tell(answer, as_json, said)
+    _leave(answers)
+
+
+def _answers(
+    files: list[Path], ion: str, settings: InterstitialNetworkSettings, states: dict[str, float] | None, debug: bool
+) -> Iterator[tuple[dict[str, Any], InterstitialNetwork | None]]:
+    """Answer for every structure of every file; whatever happens to one is its own answer."""
+    from ..transport.interstitial_network import interstitial_network
+    from ..transport.structures import read_structures
+    from .network_outputs import summary
+
+    for file in files:
+        with console.quiet_stdout():
+            entries = [_folder_entry(file)] if file.is_dir() else read_structures(file)
+        for entry in entries:
+            answer: dict[str, Any] = {"file": str(file), "name": entry.name}
+            found = None
+            try:
+                if entry.error is not None or entry.structure is None:
+                    raise entry.error or ValueError("the entry holds no structure")
+                with console.quiet_stdout(), console.at_work(f"{file} network"):
+                    found = interstitial_network(entry.structure, ion, settings, states)
+                answer.update(status="ok", **summary(found))
+            except Exception as error:  # noqa: BLE001  an answer of its own: the files behind it are answered, too
+                if debug:
+                    traceback.print_exc()
+                answer.update(status="failed", error_class=type(error).__name__, message=str(error) or repr(error))
+                reason = getattr(error, "reason", None)
+                if reason is not None:
+                    answer["reason"] = str(reason)
+            yield answer, found
+
+
+def _written(found: InterstitialNetwork, figure: Path | None, write: Path | None) -> list[str]:
+    said = []
+    if write is not None:
+        from .network_outputs import write_network
+
+        said.append(f"network: {write_network(found, write)}")
+    if figure is not None:
+        from .network_figure import network_figure
+
+        formula = found.structure.composition.remove_charges().reduced_formula
+        figure.parent.mkdir(parents=True, exist_ok=True)
+        with console.at_work("drawing"):
+            network_figure(found, f"{formula}: interstitial network of {found.ion}").write_html(figure)
+        said.append(f"figure: {figure}")
+    return said
+
+
+def _tell(answer: dict[str, Any], as_json: bool, said: list[str]) -> None:
+    from .network_outputs import sentence
+
+    if as_json:
+        console.print_json(answer, indent=None)
+        return
+    label = answer["file"] if answer["name"] in answer["file"] else f"{answer['file']} {answer['name']}"
+    if answer["status"] == "failed":
+        console.say(f"{label}: failed ({answer['error_class']}): {answer['message']}")
+        return
+    console.say(f"{label}: {sentence(answer)} [{answer['seconds']:.1f} s]")
+    for warning in answer["warnings"]:
+        console.say(f"  note: {warning}")
+    for text in said:
+        console.say(f"  {text}")
+
+
+def _radii(pairs: list[str] | None) -> dict[str, float]:
+    try:
+        return {name.strip(): float(value) for name, value in (pair.split("=") for pair in pairs or [])}
+    except ValueError:
+        raise typer.BadParameter(f"{' '.join(pairs or [])!r} is not of the form O=1.24.") from None
