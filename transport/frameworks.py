@@ -32,7 +32,7 @@ class BondValenceSettings:
     ----------
     spacing_A
         Largest distance of neighbouring grid points along a cell vector, in Angstrom. Refined barriers do not depend
-        on it up to 0.3 Angstrom (0.002 eV on 20 known conductors); plain grids of 0.25 err by up to 0.14 eV.
+        on it up to 0.3 Angstrom (5e-5 eV on 20 known conductors); plain grids of 0.25 err by up to 0.14 eV.
     cutoff_A
         Range of the pair terms in Angstrom.
     screening
