@@ -277,7 +277,8 @@ def _read_cif(text: str, stem: str, file: Path) -> list[NamedStructure]:
                     primitive=False, on_error="raise"
                 )
             structure = _without_isotopes(_plausible(parsed[0]))
-            structure.properties["reading_warnings"] = _missing_elements(structure, block.data)
+            if missing := _missing_elements(structure, block.data):
+                structure.properties["reading_warnings"] = missing
             entries.append(NamedStructure(name, structure, None, source))
         except CandidateError as error:
             entries.append(NamedStructure(name, None, error, source))

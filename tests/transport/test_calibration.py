@@ -66,10 +66,12 @@ def test_outside_the_fitted_range_it_stays_at_the_edge_and_says_so(ion: str) -> 
     assert none_at_all.barrier_eV == lowest.barrier_eV
     assert none_at_all.extrapolated
     assert not lowest.extrapolated
-    top, beyond = dft_like_barrier(line.saturation_eV, ion), dft_like_barrier(9.0, ion)
+    top, beyond = dft_like_barrier(line.saturation_eV, ion), dft_like_barrier(9.5, ion)
     assert beyond.barrier_eV == top.barrier_eV
     assert beyond.extrapolated
-    assert not top.extrapolated
+    known = min(line.saturation_eV, line.highest_eV)
+    assert not dft_like_barrier(known, ion).extrapolated
+    assert dft_like_barrier(known + 0.01, ion).extrapolated
 
 
 def test_no_path_no_calibration_and_nonsense() -> None:
