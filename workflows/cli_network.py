@@ -66,7 +66,7 @@ def network(
     for name, (path, suffixes) in wanted.items():
         if path.suffix.lower() not in suffixes:
             raise typer.BadParameter(f"--{name} {path}: the name has to end with {' or '.join(suffixes)}.")
-        console.check_output_file(path)
+        console.check_output_file(path, files)
     if wanted:
         _only_structure(files, " and ".join(f"--{name}" for name in wanted))
     answers = []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,9 +10,9 @@ import plotly.graph_objects as go
 
 from ..transport.path_stops import NamedStop, name_stops
 from ..transport.percolation_paths import PercolationPath
-from ..transport.volumetric import majority_structure
+from .crystal_figures import atom_traces, cell_trace, crystal_figure
 from .isosurfaces import folded_line, isosurface, periodic_block
-from .report_figures import ACCENT, FONT, INK
+from .report_figures import ACCENT, INK
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -72,35 +71,13 @@ def landscape_figure(
     traces: list[Any] = [
         _mesh(*outer, lattice, ACCENT, 0.16, f"up to the threshold, {height:.2f} eV"),
         _mesh(*inner, lattice, "#e3ad3b", 0.45, f"up to {LOW_SHARE * height:.2f} eV"),
-        _box(lattice),
+        cell_trace(lattice),
     ]
     for k, path in enumerate(paths):
         traces += _path_traces(path, k, structure, ion, lowest, height)
-    traces += _atoms(structure, ion)
+    traces += atom_traces(structure, ion)
     traces += _bottleneck(paths, lattice, lowest)
-    figure = go.Figure(traces)
-    camera = _camera(paths, lattice)
-    hidden = {"visible": False, "showspikes": False}
-    figure.update_layout(
-        template="none",
-        font={"family": FONT, "size": 13, "color": INK},
-        title={"text": title, "x": 0.02, "xanchor": "left", "font": {"size": 16}},
-        paper_bgcolor="white",
-        margin={"l": 0, "r": 0, "t": 56, "b": 0},
-        hoverlabel={"font": {"family": FONT}},
-        legend={"x": 0.01, "y": 0.98, "itemsizing": "constant", "bgcolor": "rgba(255,255,255,0.7)"},
-        scene={
-            "xaxis": hidden,
-            "yaxis": hidden,
-            "zaxis": hidden,
-            "dragmode": "orbit",
-            "aspectmode": "manual",
-            "aspectratio": _proportions(lattice, camera),
-            "camera": {"projection": {"type": "orthographic"}, **camera},
-            "annotations": _axis_names(lattice),
-        },
-    )
-    return figure
+    return crystal_figure(traces, lattice, title, _camera(paths, lattice))
 
 
 def _surfaces(
@@ -128,39 +105,6 @@ def _mesh(
         color=colour, opacity=opacity, name=name, showlegend=True, hoverinfo="skip", flatshading=False,
         lighting={"ambient": 0.65, "diffuse": 0.6, "specular": 0.1},
     )  # fmt: skip
-
-
-def _box(lattice: np.ndarray) -> Any:
-    rows: list[np.ndarray] = []
-    for axis in range(3):
-        for corner in product((0, 1), repeat=2):
-            start = np.insert(np.array(corner, dtype=float), axis, 0.0)
-            end = np.insert(np.array(corner, dtype=float), axis, 1.0)
-            rows += [start @ lattice, end @ lattice, np.full(3, np.nan)]
-    lines = np.array(rows)
-    return go.Scatter3d(
-        x=lines[:, 0], y=lines[:, 1], z=lines[:, 2], mode="lines", line={"color": "#8a94a1", "width": 2},
-        hoverinfo="skip", showlegend=False,
-    )  # fmt: skip
-
-
-def _axis_names(lattice: np.ndarray) -> list[dict[str, Any]]:
-    return [
-        {"x": v[0] * 1.04, "y": v[1] * 1.04, "z": v[2] * 1.04, "text": f"<b>{name}</b>", "showarrow": False}
-        for name, v in zip("abc", lattice, strict=True)
-    ]
-
-
-def _proportions(lattice: np.ndarray, camera: dict[str, Any]) -> dict[str, float]:
-    """Equal scale on all axes, the cell as large as the view from there allows."""
-    eye, up = (np.array(list(camera[name].values())) for name in ("eye", "up"))
-    right = np.cross(up, eye)
-    upwards = np.cross(eye, right)
-    corners = np.array(list(product((0, 1), repeat=3))) @ lattice
-    wide, high = (float(np.ptp(corners @ v / np.linalg.norm(v))) for v in (right, upwards))
-    # Found by trial: what is larger than this is cut off at the edges of the view, or runs into the legend.
-    scale = min(2.3 / wide, 1.85 / high)
-    return dict(zip("xyz", (scale * np.ptp(corners, axis=0)).tolist(), strict=True))
 
 
 def _camera(paths: Sequence[PercolationPath], lattice: np.ndarray) -> dict[str, Any]:
@@ -242,44 +186,3 @@ def _bottleneck(paths: Sequence[PercolationPath], lattice: np.ndarray, lowest: f
             hovertemplate=f"bottleneck, {path.level_eV - lowest:.3f} eV<extra></extra>",
         )
     ]  # fmt: skip
-
-
-def _atoms(structure: Structure, ion: str) -> list[Any]:
-    """Atoms by element, those on a face with their images; sites of the mobile ion small and hollow."""
-    from ase.data import covalent_radii
-    from ase.data.colors import jmol_colors
-
-    atoms = majority_structure(structure)
-    # Markers have a size on the screen, so a large cell gets smaller ones.
-    scale = float(np.clip(110 / max(structure.lattice.abc), 6, 20))
-    traces = []
-    for element in sorted({site.specie for site in atoms}, key=lambda e: (e.symbol == ion, e.Z)):
-        places, texts = [], []
-        for k, site in enumerate(atoms):
-            if site.specie != element:
-                continue
-            for image in _images_on_faces(site.frac_coords):
-                places.append(image @ structure.lattice.matrix)
-                texts.append(f"{structure[k].label} (site {k}): {structure[k].species_string}")
-        spots = np.array(places)
-        colour = "rgb({:.0f},{:.0f},{:.0f})".format(*(255 * jmol_colors[element.Z]))
-        mobile = element.symbol == ion
-        traces.append(
-            go.Scatter3d(
-                x=spots[:, 0], y=spots[:, 1], z=spots[:, 2], mode="markers",
-                name=f"{ion} sites" if mobile else element.symbol,
-                marker={
-                    "size": scale * (0.55 if mobile else float(0.35 + 0.6 * covalent_radii[element.Z])),
-                    "color": colour, "opacity": 0.55 if mobile else 1.0, "line": {"color": "#5b6572", "width": 1},
-                },
-                text=texts, hovertemplate="%{text}<extra></extra>",
-            )
-        )  # fmt: skip
-    return traces
-
-
-def _images_on_faces(frac_coords: np.ndarray, tolerance: float = 0.02) -> list[np.ndarray]:
-    folded = frac_coords % 1.0
-    folded[folded > 1 - tolerance] -= 1.0
-    choices = [(0.0, 1.0) if x < tolerance else (0.0,) for x in folded]
-    return [folded + np.array(shift) for shift in product(*choices)]

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import plotly.graph_objects as go
 
-from .landscape_figures import BOTTLENECK, _atoms, _axis_names, _box, _proportions
-from .report_figures import FONT, INK
+from .crystal_figures import atom_traces, cell_trace, crystal_figure
+from .landscape_figures import BOTTLENECK
 
 if TYPE_CHECKING:
     from ..transport.interstitial_network import InterstitialNetwork
@@ -36,33 +36,12 @@ def network_figure(network: InterstitialNetwork, title: str = "") -> go.Figure:
         "cmin": max(0.0, open_from),
         "cmax": network.largest_radius_A,
     }
-    traces: list[Any] = [_box(lattice), *_atoms(network.structure, network.ion)]
+    traces: list[Any] = [cell_trace(lattice), *atom_traces(network.structure, network.ion)]
     traces.append(_segments(network, ~wide, f"narrower than {open_from:.2f} Å", 2, scale, shown=False))
     traces.append(_segments(network, wide, f"channels from {open_from:.2f} Å", 7, scale, shown=True))
     traces.append(_voids(network, scale))
     traces.append(_limits(network))
-    hidden = {"visible": False, "showspikes": False}
-    figure = go.Figure(traces)
-    figure.update_layout(
-        template="none",
-        font={"family": FONT, "size": 13, "color": INK},
-        title={"text": title, "x": 0.02, "xanchor": "left", "font": {"size": 16}},
-        paper_bgcolor="white",
-        margin={"l": 0, "r": 0, "t": 56, "b": 0},
-        hoverlabel={"font": {"family": FONT}},
-        legend={"x": 0.01, "y": 0.98, "itemsizing": "constant", "bgcolor": "rgba(255,255,255,0.7)"},
-        scene={
-            "xaxis": hidden,
-            "yaxis": hidden,
-            "zaxis": hidden,
-            "dragmode": "orbit",
-            "aspectmode": "manual",
-            "aspectratio": _proportions(lattice, _VIEW),
-            "camera": {"projection": {"type": "orthographic"}, **_VIEW},
-            "annotations": _axis_names(lattice),
-        },
-    )
-    return figure
+    return crystal_figure(traces, lattice, title, _VIEW)
 
 
 def _voids(network: InterstitialNetwork, scale: dict[str, Any]) -> Any:
