@@ -14,7 +14,7 @@ from .stage import StageMaker, finite_or_none
 if TYPE_CHECKING:
     from pymatgen.core import Structure
 
-    from ..transport.bvse import BondValenceResult
+    from ..transport.bvse import BondValenceResult, BondValenceSettings
 
 
 @dataclass
@@ -34,21 +34,12 @@ class BondValenceMaker(StageMaker):
         self, structure: Structure, prior: Mapping[str, StageDocument], checkpoint: Path | None
     ) -> dict[str, Any]:
         """Return barriers, dimension and grid of the site energy field."""
-        from ..transport.bvse import BondValenceSettings, bond_valence_percolation
+        from ..transport.bvse import bond_valence_percolation
 
-        chosen = self.settings
-        settings = BondValenceSettings(
-            spacing_A=chosen.spacing_A,
-            refine=chosen.refine,
-            path=chosen.path,
-            cutoff_A=chosen.cutoff_A,
-            screening=chosen.screening,
-            balance_charges=chosen.balance_charges,
-            radii=chosen.radii,
-            energy_ceiling_eV=chosen.energy_ceiling_eV,
-            workers=chosen.threads,
+        settings = field_settings(self.settings)
+        result = bond_valence_percolation(
+            structure, self.ion, settings, oxidation_states=self.settings.oxidation_states
         )
-        result = bond_valence_percolation(structure, self.ion, settings, oxidation_states=chosen.oxidation_states)
         own = [finite_or_none(barrier) for barrier in result.barriers_eV]
         from_global = [finite_or_none(barrier) for barrier in result.barriers_from_global_minimum_eV]
         return {
@@ -74,6 +65,23 @@ class BondValenceMaker(StageMaker):
             "oxidation_states_from": result.oxidation_states_from,
             "warnings": list(result.warnings),
         }
+
+
+def field_settings(chosen: BondValenceStageSettings) -> BondValenceSettings:
+    """What the stage's settings mean for the field and its percolation."""
+    from ..transport.bvse import BondValenceSettings
+
+    return BondValenceSettings(
+        spacing_A=chosen.spacing_A,
+        refine=chosen.refine,
+        path=chosen.path,
+        cutoff_A=chosen.cutoff_A,
+        screening=chosen.screening,
+        balance_charges=chosen.balance_charges,
+        radii=chosen.radii,
+        energy_ceiling_eV=chosen.energy_ceiling_eV,
+        workers=chosen.threads,
+    )
 
 
 def _path_record(result: BondValenceResult) -> PathRecord | None:

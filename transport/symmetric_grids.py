@@ -6,13 +6,14 @@ symmetry-unique atoms need their pair terms computed, whatever the shape of the 
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import product
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from .symmetry import space_group_operations
 
 if TYPE_CHECKING:
     from .site_energy import Framework
@@ -115,20 +116,8 @@ def _sites(framework: Framework) -> tuple[np.ndarray, np.ndarray, list[np.ndarra
 
 def symmetry_operations(framework: Framework, tolerance_A: float) -> tuple[np.ndarray, np.ndarray]:
     """Rotations (operations, 3, 3) and translations (operations, 3) of the space group, in fractional coordinates."""
-    import spglib
-
     positions, types, _ = _sites(framework)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # spglib says by a warning what it also says by its answer
-        try:
-            found = spglib.get_symmetry(
-                (framework.lattice.tolist(), positions.tolist(), types.tolist()), symprec=tolerance_A
-            )
-        except (spglib.SpglibError, TypeError):
-            found = None
-    if found is None or not len(found["rotations"]):
-        return np.eye(3, dtype=int)[None], np.zeros((1, 3))
-    return np.asarray(found["rotations"]), np.asarray(found["translations"])
+    return space_group_operations(framework.lattice, positions, types.tolist(), tolerance_A)
 
 
 def _candidates(

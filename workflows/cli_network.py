@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-import traceback
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from . import console
-from .cli_stages import AsJson, Files, Ion, Oxidation, _folder_entry, _leave, _only_structure, _oxidation_states
+from .cli_stages import (
+    AsJson,
+    Files,
+    Ion,
+    Oxidation,
+    _leave,
+    _only_structure,
+    _oxidation_states,
+    answer_text,
+    structure_answers,
+)
 
 if TYPE_CHECKING:
-    from ..transport.interstitial_network import InterstitialNetwork, InterstitialNetworkSettings
+    from pymatgen.core import Structure
+
+    from ..transport.interstitial_network import InterstitialNetwork
 
 
 def register(app: typer.Typer) -> None:
@@ -49,8 +59,8 @@ def network(
     ] = None,
 ) -> None:
     """Voids between the atoms, the bottlenecks between voids, and the sphere that percolates."""
-    from ..transport.interstitial_network import InterstitialNetworkSettings
-    from .network_outputs import FIGURE_SUFFIXES, WRITE_SUFFIXES
+    from ..transport.interstitial_network import InterstitialNetworkSettings, interstitial_network
+    from .network_outputs import FIGURE_SUFFIXES, WRITE_SUFFIXES, summary
     from .spec import check_ion
 
     try:
@@ -69,42 +79,18 @@ def network(
         console.check_output_file(path, files)
     if wanted:
         _only_structure(files, " and ".join(f"--{name}" for name in wanted))
+
+    def evaluate(structure: Structure) -> tuple[dict[str, Any], InterstitialNetwork]:
+        found = interstitial_network(structure, ion, settings, states)
+        return summary(found), found
+
     answers = []
-    for answer, found in _answers(files, ion, settings, states, context.obj.debug):
-        answers.append(answer)
-        said = _written(found, figure, write) if found is not None else []
-        _tell(answer, as_json, said)
-    _leave(answers)
-
-
-def _answers(
-    files: list[Path], ion: str, settings: InterstitialNetworkSettings, states: dict[str, float] | None, debug: bool
-) -> Iterator[tuple[dict[str, Any], InterstitialNetwork | None]]:
-    """Answer for every structure of every file; whatever happens to one is its own answer."""
-    from ..transport.interstitial_network import interstitial_network
-    from ..transport.structures import read_structures
-    from .network_outputs import summary
-
     for file in files:
-        with console.quiet_stdout():
-            entries = [_folder_entry(file)] if file.is_dir() else read_structures(file)
-        for entry in entries:
-            answer: dict[str, Any] = {"file": str(file), "name": entry.name}
-            found = None
-            try:
-                if entry.error is not None or entry.structure is None:
-                    raise entry.error or ValueError("the entry holds no structure")
-                with console.quiet_stdout(), console.at_work(f"{file} network"):
-                    found = interstitial_network(entry.structure, ion, settings, states)
-                answer.update(status="ok", **summary(found))
-            except Exception as error:  # noqa: BLE001  an answer of its own: the files behind it are answered, too
-                if debug:
-                    traceback.print_exc()
-                answer.update(status="failed", error_class=type(error).__name__, message=str(error) or repr(error))
-                reason = getattr(error, "reason", None)
-                if reason is not None:
-                    answer["reason"] = str(reason)
-            yield answer, found
+        for answer, found in structure_answers(file, "network", context.obj.debug, evaluate):
+            answers.append(answer)
+            said = _written(found, figure, write) if found is not None else []
+            _tell(answer, as_json, said)
+    _leave(answers)
 
 
 def _written(found: InterstitialNetwork, figure: Path | None, write: Path | None) -> list[str]:
@@ -130,13 +116,7 @@ def _tell(answer: dict[str, Any], as_json: bool, said: list[str]) -> None:
     if as_json:
         console.print_json(answer, indent=None)
         return
-    label = answer["file"] if answer["name"] in answer["file"] else f"{answer['file']} {answer['name']}"
-    if answer["status"] == "failed":
-        console.say(f"{label}: failed ({answer['error_class']}): {answer['message']}")
-        return
-    console.say(f"{label}: {sentence(answer)} [{answer['seconds']:.1f} s]")
-    for warning in answer["warnings"]:
-        console.say(f"  note: {warning}")
+    console.say(answer_text(answer, sentence))
     for text in said:
         console.say(f"  {text}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -243,7 +244,7 @@ def _run(
             if as_json:
                 console.print_json(answer, indent=None)
             else:
-                console.say(_sentence(answer))
+                console.say(answer_text(answer, _found))
     if leave:
         _leave(answers)
     return answers
@@ -254,20 +255,48 @@ def _leave(answers: list[dict[str, Any]]) -> None:
         raise typer.Exit(1)
 
 
-def _answers(maker: StageMaker, file: Path, checkpoints: Path, debug: bool) -> Any:
-    """Answer for every structure of a file; whatever happens to one is its own answer."""
+def _answers(maker: StageMaker, file: Path, checkpoints: Path, debug: bool) -> Iterator[dict[str, Any]]:
+    def evaluate(structure: Structure) -> tuple[dict[str, Any], None]:
+        return _evaluate(maker, structure, checkpoints).model_dump(mode="json"), None
+
+    for answer, _ in structure_answers(file, maker.stage, debug, evaluate):
+        yield answer
+
+
+def structure_answers(
+    file: Path, what: str, debug: bool, evaluate: Callable[[Structure], tuple[dict[str, Any], Any]]
+) -> Iterator[tuple[dict[str, Any], Any]]:
+    """Answer for every structure of a file; whatever happens to one is its own answer.
+
+    Parameters
+    ----------
+    file
+        Structure file.
+    what
+        Name of what is done, for the line that says what is at work.
+    debug
+        Print the traceback of a failure.
+    evaluate
+        Returns the fields of a structure's answer, and whatever else the caller wants beside it.
+
+    Returns
+    -------
+    Iterator of tuple
+        The answer, and what came beside it; None where the structure failed.
+    """
     from ..transport.structures import read_structures
 
     with console.quiet_stdout():
         entries = [_folder_entry(file)] if file.is_dir() else read_structures(file)
     for entry in entries:
         answer: dict[str, Any] = {"file": str(file), "name": entry.name}
+        beside = None
         try:
-            if entry.error is not None:
-                raise entry.error
-            with console.quiet_stdout(), console.at_work(f"{file} {maker.stage}"):
-                document = _evaluate(maker, entry.structure, checkpoints)
-            answer.update(status="ok", **document.model_dump(mode="json"))
+            if entry.structure is None:
+                raise entry.error or ValueError("the entry holds no structure")
+            with console.quiet_stdout(), console.at_work(f"{file} {what}"):
+                fields, beside = evaluate(entry.structure)
+            answer.update(status="ok", **fields)
         except Exception as error:  # noqa: BLE001  an answer of its own: the files behind it are answered, too
             if debug:
                 traceback.print_exc()
@@ -275,7 +304,7 @@ def _answers(maker: StageMaker, file: Path, checkpoints: Path, debug: bool) -> A
             reason = getattr(error, "reason", None)
             if reason is not None:
                 answer["reason"] = str(reason)
-        yield answer
+        yield answer, beside
 
 
 def _folder_entry(folder: Path) -> NamedStructure:
@@ -295,11 +324,17 @@ def _evaluate(maker: StageMaker, structure: Any, checkpoints: Path) -> Any:
     return maker.evaluate(structure, prior, checkpoint_folder=checkpoints)
 
 
-def _sentence(answer: dict[str, Any]) -> str:
-    """Say one answer in a line or two."""
+def answer_text(answer: dict[str, Any], describe: Callable[[dict[str, Any]], str]) -> str:
+    """Say one answer in a line, and its warnings in one each; ``describe`` says what was found."""
     label = answer["file"] if answer["name"] in answer["file"] else f"{answer['file']} {answer['name']}"
     if answer["status"] == "failed":
         return f"{label}: failed ({answer['error_class']}): {answer['message']}"
+    text = f"{label}: {describe(answer)} [{answer['seconds']:.1f} s]"
+    return "\n".join([text, *(f"  note: {warning}" for warning in answer["warnings"])])
+
+
+def _found(answer: dict[str, Any]) -> str:
+    """What a stage found, in half a sentence."""
     parts = []
     for direction in (1, 2, 3):
         if f"barrier_{direction}d_eV" in answer:
@@ -317,5 +352,4 @@ def _sentence(answer: dict[str, Any]) -> str:
         parts.append(f"free volume below {answer['free_volume_threshold_eV']:.2g} eV: {share:.2%} connected")
     if "folder" in answer and answer["stage"] == "dft":
         parts.append(f"{answer['images_written']} images written to {answer['folder']} (POTCAR: {answer['potcar']})")
-    text = f"{label}: {answer['formula']}, {answer['ion']}: {', '.join(parts)} [{answer['seconds']:.1f} s]"
-    return "\n".join([text, *(f"  note: {warning}" for warning in answer["warnings"])])
+    return f"{answer['formula']}, {answer['ion']}: {', '.join(parts)}"

@@ -120,15 +120,14 @@ def bond_valence_landscape(
     CandidateError
         As in the stage.
     """
+    from ..makers.bvse import field_settings
     from ..makers.stage import primitive_cell
-    from ..transport.bvse import BondValenceSettings, below_ceiling, bond_valence_field
+    from ..transport.bvse import below_ceiling, bond_valence_field
     from ..transport.structures import assign_oxidation_states
 
-    known = {each.name for each in dataclasses.fields(BondValenceSettings)}
-    chosen = {name: value for name, value in settings.model_dump().items() if name in known}
+    physics = field_settings(settings)
     if spacing_A is not None:
-        chosen["spacing_A"] = spacing_A
-    physics = BondValenceSettings(**chosen)
+        physics = dataclasses.replace(physics, spacing_A=spacing_A)
     cell = primitive_cell(structure)
     decorated = assign_oxidation_states(cell, ion, settings.oxidation_states)
     energies = bond_valence_field(decorated, ion, physics)
