@@ -6,7 +6,9 @@ primitive cell first, and everything in the graph is a number, a distance or an 
 the cell, nor on the origin, the orientation or the order of the atoms.
 
 A filtered graph remembers how many of each kind a cell has. Messages that are weighted with :func:`directed_edges`
-then give every interstice what it would get in the unfiltered graph.
+then give every interstice what it would get in the unfiltered graph. Which interstices of the cell a segment joins,
+and across which cell boundary, is kept as well: a list of numbers on nodes and edges percolates as it does in the
+crystal (:meth:`InterstitialGraph.percolation`).
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from ..transport.interstitial_network import (
     InterstitialNetworkSettings,
     interstitial_network,
 )
-from ..transport.percolation import percolate_graph
+from ..transport.percolation import Percolation, percolate_graph
 from ..transport.periodic_points import images_around
 from .elements import ElementTable, element_table
 
@@ -115,6 +117,13 @@ class InterstitialGraph:
         Distance of the two interstices, shape (edges,).
     edge_radii_A, edge_energies_eV, edge_neighbours, edge_neighbour_A
         As for nodes, at the bottleneck.
+    interstice_nodes
+        Node of each interstice of the cell, shape (interstices,).
+    segment_ends, segment_images
+        The two interstices of each segment of the cell, shape (segments, 2), and the cell of the second beside that
+        of the first, shape (segments, 3).
+    segment_edges
+        Edge of each segment of the cell, shape (segments,).
     """
 
     ion_row: int
@@ -135,18 +144,42 @@ class InterstitialGraph:
     edge_energies_eV: np.ndarray
     edge_neighbours: np.ndarray
     edge_neighbour_A: np.ndarray
+    interstice_nodes: np.ndarray
+    segment_ends: np.ndarray
+    segment_images: np.ndarray
+    segment_edges: np.ndarray
 
     @property
     def has_energies(self) -> bool:
         """Whether the site energies are known."""
         return not bool(np.isnan(self.node_energies_eV).any())
 
+    def percolation(self, node_energies_eV: np.ndarray, edge_energies_eV: np.ndarray) -> Percolation:
+        """Percolation of an ion that passes through interstices and bottlenecks only, at these energies of them.
+
+        Parameters
+        ----------
+        node_energies_eV, edge_energies_eV
+            Shapes (nodes,) and (edges,). A bottleneck lower than an interstice at its end counts as that one.
+
+        Returns
+        -------
+        Percolation
+            Its bottlenecks are segments of the cell, ``segment_edges`` tells their edges.
+        """
+        return percolate_graph(
+            np.asarray(node_energies_eV, dtype=float)[self.interstice_nodes],
+            self.segment_ends,
+            self.segment_images,
+            np.asarray(edge_energies_eV, dtype=float)[self.segment_edges],
+        )
+
 
 #: Array fields of a graph by what they have one row for.
 ROWS_OF: dict[str, str] = {
     each.name: each.name.split("_")[0].removesuffix("s")
     for each in fields(InterstitialGraph)
-    if each.name.startswith(("atom", "node", "edge"))
+    if each.name.startswith(("atom", "node", "edge", "interstice", "segment"))
 }
 
 
@@ -235,13 +268,18 @@ def graph_of_network(
         # Merging may give equivalent segments to voids of different kinds; these are no longer one edge.
         ends = np.sort(node_of[graph.edges], axis=1)
         names = np.column_stack([graph.edge_orbits, ends])
-        _, segments, edge_counts = np.unique(names, axis=0, return_index=True, return_counts=True)
+        _, segments, edge_of, edge_counts = np.unique(
+            names, axis=0, return_index=True, return_inverse=True, return_counts=True
+        )
         edges = ends[segments]
     else:
         nodes, segments = np.arange(len(graph.radii_A)), np.arange(len(graph.edges))
         node_counts, edge_counts, edges = np.ones_like(nodes), np.ones_like(segments), graph.edges
+        node_of, edge_of = nodes, segments
     places = np.concatenate([graph.frac_coords[nodes], graph.bottleneck_frac_coords[segments]])
-    neighbours, distances_A = _nearest_atoms(network, places, rows[1:], charges, settings.neighbours)
+    neighbours, distances_A = nearest_atoms(
+        network.lattice, network.framework_frac_coords, places, rows[1:], charges, settings.neighbours
+    )
     count = len(nodes)
     known = network.energies_eV is not None and network.bottleneck_energies_eV is not None
     passable = np.nan if network.passable_radius_A is None else network.passable_radius_A
@@ -277,6 +315,10 @@ def graph_of_network(
         ),
         edge_neighbours=neighbours[count:],
         edge_neighbour_A=distances_A[count:],
+        interstice_nodes=node_of,
+        segment_ends=graph.edges,
+        segment_images=graph.images,
+        segment_edges=edge_of.reshape(-1),
     )
 
 
@@ -320,20 +362,36 @@ def _rows(symbols: list[str], table: ElementTable) -> np.ndarray:
     return table.rows(symbols)
 
 
-def _nearest_atoms(
-    network: InterstitialNetwork, frac_coords: np.ndarray, rows: np.ndarray, charges: np.ndarray, wanted: int
+def nearest_atoms(
+    lattice: np.ndarray,
+    atoms_frac_coords: np.ndarray,
+    frac_coords: np.ndarray,
+    rows: np.ndarray,
+    charges: np.ndarray,
+    wanted: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Nearest framework atoms of points: indices and distances in Angstrom, shape (points, wanted).
+    """Nearest atoms of points of a crystal: their indices and distances in Angstrom, shape (points, wanted).
 
     Atoms that are equally far are listed by element row and charge, so that neither their order in the file nor
     rounding decides which of them comes first or is left out.
+
+    Parameters
+    ----------
+    lattice
+        Cell vectors as rows in Angstrom, shape (3, 3).
+    atoms_frac_coords, rows, charges
+        Atoms, shape (atoms, 3), their rows in the element table and their charges (NaN where unknown), shape (atoms,).
+    frac_coords
+        Points, shape (points, 3).
+    wanted
+        Atoms around each point.
     """
-    places = (frac_coords - np.floor(frac_coords)) @ network.lattice
+    places = (frac_coords - np.floor(frac_coords)) @ lattice
     reach_A, spare = 8.0, 12
     while True:
-        atom, cells = images_around(network.lattice, network.framework_frac_coords, reach_A)
+        atom, cells = images_around(lattice, atoms_frac_coords, reach_A)
         if len(atom) > wanted + spare:
-            tree = cKDTree((network.framework_frac_coords[atom] + cells) @ network.lattice)
+            tree = cKDTree((atoms_frac_coords[atom] + cells) @ lattice)
             distances_A, found = tree.query(places, k=wanted + spare)
             # Whatever is nearer than the reach has been seen; a shell must not be cut where more of it may follow.
             cut = distances_A[:, wanted - 1]

@@ -9,25 +9,48 @@ crystal and their maximum are read out, each through a linear layer, and the thr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch_geometric.data import Batch, Data
+from torch_geometric.data import Data
 from torch_geometric.nn import GCNConv, TopKPooling, global_add_pool, global_max_pool
 from torch_geometric.utils import scatter
 
+from .barrier_regression import (
+    LEAST_BARRIER_EV,
+    BarrierRegression,
+    Target,
+    barriers_from,
+    check_target,
+    joined,
+    optimiser_of,
+    real,
+    scaled,
+    training_step,
+    transformed_barriers,
+)
 from .interstitial_features import edge_feature_names, edge_features, node_feature_names, node_features
 from .interstitial_graphs import GLOBAL_FEATURES, InterstitialGraph, directed_edges
 
-#: The logarithm is taken of barriers of at least this (eV).
-LEAST_BARRIER_EV = 0.01
-#: Standardised features count up to so many deviations.
-_FEATURE_LIMIT = 5.0
+__all__ = [
+    "CONFIGURATIONS",
+    "LEAST_BARRIER_EV",
+    "Columns",
+    "GcnSettings",
+    "InterstitialGcn",
+    "barriers_from",
+    "graph_data",
+    "interstitial_columns",
+    "joined",
+    "normalised",
+    "optimiser_of",
+    "training_step",
+    "transformed_barriers",
+]
 
 
 @dataclass(frozen=True)
@@ -70,7 +93,7 @@ class GcnSettings:
     globals: bool = False
     multiplicities: bool = True
     neighbours: int = 12
-    target: Literal["barrier", "log_barrier"] = "log_barrier"
+    target: Target = "log_barrier"
     epochs: int = 150
     learning_rate: float = 1e-3
     batch_size: int = 64
@@ -83,8 +106,7 @@ class GcnSettings:
             raise ValueError(f"pooling ratios must lie above 0 and not above 1, not {self.pooling}")
         if self.activation not in ("sigmoid", "relu"):
             raise ValueError(f"activation must be 'sigmoid' or 'relu', not {self.activation!r}")
-        if self.target not in ("barrier", "log_barrier"):
-            raise ValueError(f"target must be 'barrier' or 'log_barrier', not {self.target!r}")
+        check_target(self.target)
 
 
 #: Named configurations. ``shi-gcn`` is the paper's: no energies, the filtered graph as it is, barriers in eV.
@@ -121,46 +143,54 @@ def graph_data(graph: InterstitialGraph, settings: GcnSettings, barrier_eV: floa
     values = graph.global_features[_global_columns(settings)]
     finite = np.isfinite(values)
     return Data(
-        x=_real(node_features(graph, settings.energies)),
+        x=real(node_features(graph, settings.energies)),
         edge_index=torch.as_tensor(links, dtype=torch.long),
-        edge_weight=_real(counts if settings.multiplicities else np.ones(len(which))),
-        edge_attr=_real(edge_features(graph, settings.energies)[which]),
-        node_weight=_real(shares / shares.sum()),
-        global_values=_real(np.concatenate([np.where(finite, values, 0.0), finite.astype(float)])[None, :]),
-        y=_real(transformed_barriers(np.array([barrier_eV]), settings)),
+        edge_weight=real(counts if settings.multiplicities else np.ones(len(which))),
+        edge_attr=real(edge_features(graph, settings.energies)[which]),
+        node_weight=real(shares / shares.sum()),
+        global_values=real(np.concatenate([np.where(finite, values, 0.0), finite.astype(float)])[None, :]),
+        y=real(transformed_barriers(np.array([barrier_eV]), settings)),
     )
 
 
-def transformed_barriers(barriers_eV: np.ndarray, settings: GcnSettings) -> np.ndarray:
-    """Barriers as the network learns them; NaN for those that are unknown or infinite."""
-    values = np.where(np.isfinite(barriers_eV), np.asarray(barriers_eV, dtype=float), np.nan)
-    return np.log(np.maximum(values, LEAST_BARRIER_EV)) if settings.target == "log_barrier" else values
+class Columns(NamedTuple):
+    """How many columns the features of nodes, edges and the whole crystal have."""
+
+    nodes: int
+    edges: int
+    globals: int
 
 
-def barriers_from(transformed: np.ndarray, settings: GcnSettings) -> np.ndarray:
-    """Barriers in eV from what the network answers."""
-    return np.exp(transformed) if settings.target == "log_barrier" else np.asarray(transformed)
+def interstitial_columns(settings: GcnSettings) -> Columns:
+    """Columns of what :func:`graph_data` makes."""
+    return Columns(
+        len(node_feature_names(settings.neighbours, settings.energies)),
+        len(edge_feature_names(settings.neighbours, settings.energies)),
+        2 * int(_global_columns(settings).sum()),
+    )
 
 
-class InterstitialGcn(nn.Module):
+class InterstitialGcn(BarrierRegression):
     """Convolutions with top-k pooling over the interstices of a crystal, and a perceptron.
 
     Call :meth:`fit_scales` with the training crystals before training. The scales are kept with the weights.
+
+    Parameters
+    ----------
+    settings
+        Shape and training.
+    columns
+        Of the graphs, where they are not those of :func:`graph_data`.
     """
 
+    settings: GcnSettings
     node_scale: Tensor
     edge_scale: Tensor
     global_scale: Tensor
-    target_scale: Tensor
 
-    def __init__(self, settings: GcnSettings) -> None:
-        super().__init__()
-        self.settings = settings
-        nodes = len(node_feature_names(settings.neighbours, settings.energies))
-        edges = len(edge_feature_names(settings.neighbours, settings.energies))
-        more = int(_global_columns(settings).sum())
-        for name, columns in (("node", nodes), ("edge", edges), ("global", 2 * more), ("target", 1)):
-            self.register_buffer(f"{name}_scale", torch.tensor([[0.0], [1.0]]).repeat(1, columns))
+    def __init__(self, settings: GcnSettings, columns: Columns | None = None) -> None:
+        nodes, edges, more = columns or interstitial_columns(settings)
+        super().__init__(settings, {"node": nodes, "edge": edges, "global": more})
         widths = [nodes + edges * settings.bottlenecks, *settings.hidden]
         self.convolutions = nn.ModuleList([GCNConv(a, b, normalize=False) for a, b in pairwise(widths)])
         self.poolings = nn.ModuleList(
@@ -168,43 +198,21 @@ class InterstitialGcn(nn.Module):
         )
         self.levels = nn.ModuleList([nn.Linear(2 * width, 2 * settings.hidden[-1]) for width in settings.hidden])
         parts: list[nn.Module] = []
-        before = 2 * settings.hidden[-1] + 2 * more
+        before = 2 * settings.hidden[-1] + more
         for width in settings.perceptron:
             parts += [nn.Linear(before, width), nn.ReLU()]
             before = width
         self.perceptron = nn.Sequential(*parts, nn.Linear(before, 1))
         self.activation = torch.sigmoid if settings.activation == "sigmoid" else torch.relu
 
-    def fit_scales(self, crystals: Sequence[Data]) -> None:
-        """Set mean and deviation of features and targets to those of the training crystals."""
-        columns = {
-            "node": torch.cat([crystal.x for crystal in crystals]),
-            "edge": torch.cat([crystal.edge_attr for crystal in crystals]),
-            "global": torch.cat([crystal.global_values for crystal in crystals]),
-        }
-        for name, values in columns.items():
-            if values.shape[1] == 0:
-                continue
-            self._set_scale(name, values.mean(dim=0), values.std(dim=0, correction=0))
-        labels = torch.cat([crystal.y for crystal in crystals])
-        labels = labels[~torch.isnan(labels)]
-        if len(labels) == 0:
-            raise ValueError("none of the training crystals has a barrier")
-        self._set_scale("target", labels.mean()[None], labels.std(correction=0)[None])
-
-    def _set_scale(self, name: str, centre: Tensor, spread: Tensor) -> None:
-        # A column that never changes says nothing, and must not blow up in a crystal where it does.
-        spread = torch.where(spread > 1e-6, spread, torch.ones_like(spread))
-        getattr(self, f"{name}_scale").copy_(torch.stack([centre, spread]))
-
     def forward(self, batch: Data) -> Tensor:
         """Standardised targets, shape (crystals,)."""
-        x = _scaled(batch.x, self.node_scale)
+        x = scaled(batch.x, self.node_scale)
         edges, weights, crystal = batch.edge_index, batch.edge_weight, batch.batch
         shares = batch.node_weight
         crystals = int(batch.num_graphs)
         if self.settings.bottlenecks:
-            gathered = weights[:, None] * _scaled(batch.edge_attr, self.edge_scale)
+            gathered = weights[:, None] * scaled(batch.edge_attr, self.edge_scale)
             total = scatter(weights, edges[1], dim=0, dim_size=len(x), reduce="sum").clamp(min=1e-9)
             bottlenecks = scatter(gathered, edges[1], dim=0, dim_size=len(x), reduce="sum") / total[:, None]
             x = torch.cat([x, bottlenecks], dim=1)
@@ -216,28 +224,8 @@ class InterstitialGcn(nn.Module):
             total = global_add_pool(shares[:, None], crystal, crystals)
             mean = global_add_pool(shares[:, None] * x, crystal, crystals) / total
             summary = summary + level(torch.cat([mean, global_max_pool(x, crystal, crystals)], dim=1))
-        described = _scaled(batch.global_values, self.global_scale)
+        described = scaled(batch.global_values, self.global_scale)
         return self.perceptron(torch.cat([torch.relu(summary), described], dim=1))[:, 0]
-
-    def answer(self, batch: Data) -> Tensor:
-        """Transformed barriers, shape (crystals,); :func:`barriers_from` turns them into eV."""
-        centre, spread = self.target_scale[:, 0]
-        return centre + spread * self(batch)
-
-    def loss(self, batch: Data) -> Tensor:
-        """Mean squared error of the standardised target over the crystals that have one.
-
-        Raises
-        ------
-        ValueError
-            None of them has.
-        """
-        labelled = ~torch.isnan(batch.y)
-        if not bool(labelled.any()):
-            raise ValueError("no crystal of the batch has a barrier")
-        centre, spread = self.target_scale[:, 0]
-        goal = (batch.y[labelled] - centre) / spread
-        return ((self(batch)[labelled] - goal) ** 2).mean()
 
 
 def normalised(edges: Tensor, weights: Tensor, nodes: int) -> tuple[Tensor, Tensor]:
@@ -253,35 +241,6 @@ def normalised(edges: Tensor, weights: Tensor, nodes: int) -> tuple[Tensor, Tens
     return edges, scale[edges[0]] * weights * scale[edges[1]]
 
 
-def optimiser_of(model: InterstitialGcn) -> torch.optim.Adam:
-    """Adam at the configuration's learning rate."""
-    return torch.optim.Adam(model.parameters(), lr=model.settings.learning_rate)
-
-
-def training_step(model: InterstitialGcn, batch: Data, optimiser: torch.optim.Optimizer) -> float:
-    """One step of the optimiser; the loss before it."""
-    model.train()
-    optimiser.zero_grad()
-    loss = model.loss(batch)
-    loss.backward()
-    optimiser.step()
-    return float(loss.detach())
-
-
-def joined(crystals: Sequence[Data]) -> Data:
-    """Crystals as one batch."""
-    batch: Any = Batch.from_data_list(list(crystals))
-    return batch
-
-
 def _global_columns(settings: GcnSettings) -> np.ndarray:
     """Which global features are used, bool, shape (len(GLOBAL_FEATURES),)."""
     return np.array([settings.globals and (settings.energies or not n.endswith("_eV")) for n in GLOBAL_FEATURES])
-
-
-def _scaled(values: Tensor, scale: Tensor) -> Tensor:
-    return ((values - scale[0]) / scale[1]).clamp(-_FEATURE_LIMIT, _FEATURE_LIMIT)
-
-
-def _real(values: np.ndarray) -> Tensor:
-    return torch.as_tensor(np.asarray(values), dtype=torch.float32)

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..transport.checkpoints import load_checkpoint
+from .crystal_graphs import CrystalGraph
 from .elements import element_table
 from .interstitial_graphs import GLOBAL_FEATURES, ROWS_OF, InterstitialGraph
 
 _TEXTS = ("material_id", "formula", "chemical_system", "prototype", "unlabelled")
 _SCALARS = ("atoms", "barriers_eV", "at_saddle", "graph_seconds", "barrier_seconds")
 _OF_GRAPH = ("ion_row", "charged", "global_features")
+_OF_ATOMS = tuple(each.name for each in fields(CrystalGraph))
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,9 @@ class LabelledCrystal:
     graph_seconds, barrier_seconds
         Wall time.
     graph
-        The graph.
+        The graph of its interstitial network.
+    crystal_graph
+        The graph of its atoms.
     """
 
     material_id: str
@@ -55,6 +59,7 @@ class LabelledCrystal:
     graph_seconds: float
     barrier_seconds: float
     graph: InterstitialGraph
+    crystal_graph: CrystalGraph
 
 
 @dataclass(frozen=True)
@@ -94,12 +99,26 @@ def packed(crystals: Sequence[LabelledCrystal], failures: Sequence[Failure]) -> 
     for name, kind in ROWS_OF.items():
         values = [np.asarray(getattr(c.graph, name)) for c in crystals]
         arrays[f"rows_{kind}"] = np.array([len(each) for each in values], dtype=np.int64)
-        joined = np.concatenate(values) if values else np.zeros(0)
-        arrays[f"graph_{name}"] = joined.astype(np.float32 if joined.dtype.kind == "f" else _smallest(joined))
+        arrays[f"graph_{name}"] = _one_after_another(values)
+    for name in _OF_ATOMS:
+        arrays[f"crystal_{name}"] = _one_after_another([getattr(c.crystal_graph, name) for c in crystals])
     return arrays
 
 
+def _one_after_another(values: Sequence[np.ndarray]) -> np.ndarray:
+    rows = np.concatenate(values) if values else np.zeros(0)
+    if rows.dtype.kind == "b":
+        return rows
+    return rows.astype(np.float32 if rows.dtype.kind == "f" else _smallest(rows))
+
+
+def _widened(values: np.ndarray) -> np.ndarray:
+    return values if values.dtype.kind == "b" else values.astype(np.float64 if values.dtype.kind == "f" else np.int64)
+
+
 def _smallest(values: np.ndarray) -> type:
+    if values.size and values.min() < 0:
+        return np.int16 if np.abs(values).max() < 2**15 else np.int64
     return np.uint16 if values.size == 0 or values.max() < 2**16 else np.int64
 
 
@@ -109,12 +128,13 @@ def unpacked(arrays: dict[str, np.ndarray]) -> list[LabelledCrystal]:
         kind: np.concatenate([[0], np.cumsum(arrays[f"rows_{kind}"], dtype=np.int64)])
         for kind in sorted(set(ROWS_OF.values()))
     }
+    first_atom = np.concatenate([[0], np.cumsum(arrays["atoms"], dtype=np.int64)])
     crystals = []
     for k in range(len(arrays["material_id"])):
         rows: dict[str, np.ndarray] = {}
         for name, kind in ROWS_OF.items():
-            part = arrays[f"graph_{name}"][first[kind][k] : first[kind][k + 1]]
-            rows[name] = part.astype(np.float64 if part.dtype.kind == "f" else np.int64)
+            rows[name] = _widened(arrays[f"graph_{name}"][first[kind][k] : first[kind][k + 1]])
+        here = slice(first_atom[k], first_atom[k + 1])
         graph = InterstitialGraph(
             ion_row=int(arrays["graph_ion_row"][k]),
             charged=bool(arrays["graph_charged"][k]),
@@ -131,6 +151,7 @@ def unpacked(arrays: dict[str, np.ndarray]) -> list[LabelledCrystal]:
                 graph_seconds=float(arrays["graph_seconds"][k]),
                 barrier_seconds=float(arrays["barrier_seconds"][k]),
                 graph=graph,
+                crystal_graph=CrystalGraph(**{name: _widened(arrays[f"crystal_{name}"][here]) for name in _OF_ATOMS}),
             )
         )
     return crystals

@@ -1,0 +1,167 @@
+"""Barriers of crystals from the shipped interstitial network."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..transport.errors import CandidateError, Reason, WeightsError
+from .interstitial_graphs import InterstitialGraph, InterstitialGraphSettings, build_interstitial_graph
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
+
+    from .interstitial_ensembles import LoadedEnsemble
+
+CHECKPOINT = Path(__file__).parent / "checkpoints" / "interstitial_network.pt"
+
+
+@dataclass(frozen=True)
+class CrystalPrediction:
+    """What the network says about a crystal.
+
+    Attributes
+    ----------
+    barriers_eV
+        Bond-valence barriers in 1, 2 and 3 dimensions.
+    sigmas_eV
+        Their standard deviations. On the logarithmic scale on which the network learns they are symmetric; here half
+        of the distance between both ends.
+    sigmas_log
+        Standard deviations of the natural logarithms of the barriers.
+    unfamiliar_species
+        Framework species, such as ``H-``, that no training crystal has; sigma is wider for them.
+    interstices
+        Number of interstices of the primitive cell.
+    """
+
+    barriers_eV: tuple[float, float, float]
+    sigmas_eV: tuple[float, float, float]
+    sigmas_log: tuple[float, float, float]
+    unfamiliar_species: tuple[str, ...]
+    interstices: int
+
+
+def checkpoint_info(checkpoint: Path | None = None) -> dict[str, Any]:
+    """What the JSON file beside a checkpoint (default: the shipped one) says about it, its SHA-256 included.
+
+    Raises
+    ------
+    WeightsError
+        There is none.
+    """
+    file = (checkpoint or CHECKPOINT).with_suffix(".json")
+    if not file.is_file():
+        raise WeightsError(f"There is no interstitial network at {file.with_suffix('.pt')}; train one or reinstall.")
+    content: dict[str, Any] = json.loads(file.read_text())
+    return content
+
+
+def predict_crystal(
+    structure: Structure,
+    ion: str = "Li",
+    oxidation_states: dict[str, float] | None = None,
+    checkpoint: Path | None = None,
+) -> CrystalPrediction:
+    """Predict the barriers of a crystal from its voids.
+
+    Parameters
+    ----------
+    structure
+        With mobile ions; in any cell.
+    ion
+        Element symbol of the mobile ion, which must be the one that the network has learned.
+    oxidation_states
+        Charges by element symbol that win over any assignment.
+    checkpoint
+        Another checkpoint than the shipped one.
+
+    Raises
+    ------
+    CandidateError
+        The crystal has no charges or no network of voids, or the ion is another one.
+    WeightsError
+        The checkpoint is missing or damaged.
+    """
+    from ..transport.structures import assign_oxidation_states, check_structure
+
+    info = checkpoint_info(checkpoint)
+    refuse_other_ion(ion, info)
+    check_structure(structure, ion, partial_occupancies=True)
+    charged = assign_oxidation_states(structure, ion, oxidation_states)
+    return predict_graph(build_interstitial_graph(charged, ion, graph_settings(info)), checkpoint)
+
+
+def refuse_other_ion(ion: str, info: dict[str, Any]) -> None:
+    """Raise a ``CandidateError`` for an ion that the network has not learned."""
+    if ion != info["ion"]:
+        raise CandidateError(
+            f"The interstitial network has learned barriers of {info['ion']} only; it cannot speak of {ion}.",
+            Reason.UNSUPPORTED_ELEMENT,
+        )
+
+
+def graph_settings(info: dict[str, Any]) -> InterstitialGraphSettings:
+    """Settings of the graphs that the network has learned from."""
+    from ..transport.interstitial_network import InterstitialNetworkSettings
+
+    raw = dict(info["graph"])
+    # Energies cost time and are not read, unless the network starts from them.
+    network = {**raw.pop("network"), "bond_valence": info["settings"]["energies"]}
+    return InterstitialGraphSettings(network=InterstitialNetworkSettings(**network), **raw)
+
+
+def predict_graph(graph: InterstitialGraph, checkpoint: Path | None = None) -> CrystalPrediction:
+    """Predict the barriers of a crystal whose graph is there already.
+
+    Raises
+    ------
+    WeightsError
+        The checkpoint is missing or damaged.
+    """
+    from .elements import element_table
+    from .interstitial_ensembles import species_name, unfamiliar_species
+    from .interstitial_training import predicted_logarithms
+    from .percolating_network import percolating_data
+
+    ensemble = _loaded(checkpoint)
+    symbols = element_table().symbols
+    species = {species_name(symbols[row], q) for row, q in zip(graph.atom_rows, graph.atom_charges, strict=True)}
+    strange = unfamiliar_species(species, ensemble.info)
+    data = percolating_data(graph, ensemble.recipe.settings, table=ensemble.table)  # type: ignore[arg-type]
+    mean, sigma = (values[0] for values in predicted_logarithms(ensemble.recipe, ensemble.networks, [data]))
+    sigma = sigma * np.array(ensemble.info["sigma_scales"])
+    if strange:
+        sigma = sigma * ensemble.info["unfamiliar_anion"]["factor"]
+    barriers = np.exp(mean)
+    return CrystalPrediction(
+        barriers_eV=_three(barriers),
+        sigmas_eV=_three(barriers * np.sinh(np.minimum(sigma, 3.0))),
+        sigmas_log=_three(sigma),
+        unfamiliar_species=tuple(strange),
+        interstices=len(graph.interstice_nodes),
+    )
+
+
+def _three(values: np.ndarray) -> tuple[float, float, float]:
+    a, b, c = (float(value) for value in values)
+    return a, b, c
+
+
+def _loaded(checkpoint: Path | None) -> LoadedEnsemble:
+    file = checkpoint or CHECKPOINT
+    if not file.is_file():
+        raise WeightsError(f"There is no interstitial network at {file}; train one or reinstall.")
+    return _load_once(file, file.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=2)
+def _load_once(file: Path, modified_ns: int) -> LoadedEnsemble:  # noqa: ARG001 (part of the key)
+    from .interstitial_ensembles import load_interstitial_ensemble
+
+    return load_interstitial_ensemble(file)
