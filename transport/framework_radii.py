@@ -174,7 +174,8 @@ def shannon_radius_A(element: str, charge: float, coordination: float) -> float 
         return None
     by_charge: dict[int, float] = {}
     for state, by_number in table.items():
-        if int(state) * charge <= 0:
+        # pymatgen's table has entries without a charge, of metals and of europium.
+        if not state or int(state) * charge <= 0:
             continue
         numbers, radii = [], []
         for roman, by_spin in by_number.items():

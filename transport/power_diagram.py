@@ -28,8 +28,9 @@ TOUCHING_A2 = (1e-6, 1e-8, 1e-4, 1e-10)
 PLANE_A = (1e-5, 1e-6, 1e-4, 1e-7)
 #: Vertices closer than this (Angstrom) are one.
 SAME_VERTEX_A = 1e-5
-#: Where no tolerance fits, the crystal is distorted by this much (relative and Angstrom): then only four spheres meet.
-DISTORTION = 1e-5
+#: Where no tolerance fits, the crystal is distorted by this much (relative and Angstrom), the least that helps: then
+#: only four spheres meet at a vertex.
+DISTORTIONS = (1e-5, 1e-4, 1e-3)
 #: The first block of images reaches so far (Angstrom) around the cell.
 FIRST_REACH_A = 6.0
 _TETRAHEDRON = [np.array(ring) for ring in ((0, 1, 2), (0, 1, 3), (0, 2, 3), (1, 2, 3))]
@@ -63,7 +64,7 @@ class PowerDiagram:
     reach_A
         Block of images that was needed.
     distorted
-        Whether no tolerance fitted and the crystal was distorted by ``DISTORTION``.
+        Whether no tolerance fitted and the crystal was distorted, see ``DISTORTIONS``.
     """
 
     lattice: np.ndarray
@@ -137,15 +138,17 @@ def power_diagram(lattice: np.ndarray, frac_coords: np.ndarray, radii_A: np.ndar
             continue
         return _in_given_cell(found, lattice, frac, radii, transformation, home, distorted=False)
     generator = np.random.default_rng(20261120)
-    strained = reduced @ (np.eye(3) + DISTORTION * _symmetric(generator.uniform(-1, 1, (3, 3))))
-    moved = inside + DISTORTION * generator.uniform(-1, 1, inside.shape) @ np.linalg.inv(reduced)
-    try:
-        found = _diagram(strained, moved, radii + DISTORTION * generator.uniform(0, 1, len(radii)), 1e-9, 1e-9)
-    except _Misfit as error:
-        raise CandidateError(
-            "The space between the atoms could not be divided into cells; look for atoms that lie on top of each other."
-        ) from error
-    return _in_given_cell(found, lattice, frac, radii, transformation, home, distorted=True)
+    for strength in DISTORTIONS:
+        strained = reduced @ (np.eye(3) + strength * _symmetric(generator.uniform(-1, 1, (3, 3))))
+        moved = inside + strength * generator.uniform(-1, 1, inside.shape) @ np.linalg.inv(reduced)
+        try:
+            found = _diagram(strained, moved, radii + strength * generator.uniform(0, 1, len(radii)), 1e-9, 1e-9)
+        except _Misfit:
+            continue
+        return _in_given_cell(found, lattice, frac, radii, transformation, home, distorted=True)
+    raise CandidateError(
+        "The space between the atoms could not be divided into cells; look for atoms that lie on top of each other."
+    )
 
 
 @dataclass
