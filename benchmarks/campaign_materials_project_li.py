@@ -61,7 +61,8 @@ def write_campaign(options: argparse.Namespace) -> Path:
         ids = options.home / "ids.txt"
         ids.write_text("\n".join(chosen) + "\n")
         materials["mp_ids"] = str(ids)
-    stage = {"settings": {"spacing_A": options.spacing}}
+    # What the bond-valence method itself can answer for is what is counted.
+    stage = {"settings": {"spacing_A": options.spacing, "interstitial_network": "never"}}
     campaign = {
         "name": NAME,
         "ion": "Li",

@@ -14,7 +14,7 @@ from jobflow import CURRENT_JOB, Response, job
 from pydantic import BaseModel, ConfigDict
 
 from ..makers.documents import StageDocument
-from ..makers.quantities import Quantity
+from ..makers.quantities import BarrierSource, Quantity
 from ..transport.errors import CandidateError, HopflowError, NonFiniteEnergyError, Reason
 from .funnel import Candidate, Funnel, FunnelStage, level_flow
 from .gate import Status, judge
@@ -38,6 +38,7 @@ class CandidateResult(BaseModel):
     value: float | None = None
     uncertainty: float | None = None
     threshold: float | None = None
+    source: BarrierSource | None = None
     seconds: float = 0.0
     content_key: str | None = None
     reused_from: str | None = None
@@ -201,6 +202,7 @@ def screen_candidate(
         value=value,
         uncertainty=uncertainty if uncertainty is not None and math.isfinite(uncertainty) else None,
         threshold=verdict.threshold,
+        source=document.value_source(),
         seconds=0.0 if reused_from else document.seconds,
         content_key=document.content_key,
         reused_from=reused_from,

@@ -44,7 +44,7 @@ class EnsembleSettings:
     Attributes
     ----------
     network
-        ``percolating`` or ``percolating-energies``.
+        One of the ``percolating`` ones.
     changes
         Settings of the network that differ from the named ones.
     folds
@@ -57,7 +57,7 @@ class EnsembleSettings:
         Of folds and members.
     """
 
-    network: str = "percolating"
+    network: str = "percolating-surfaces"
     changes: dict[str, Any] | None = None
     folds: int = 5
     epochs: int | None = None
@@ -67,10 +67,7 @@ class EnsembleSettings:
     def __post_init__(self) -> None:
         """Refuse settings that have no meaning."""
         if not isinstance(self.recipe().settings, PercolatingSettings):
-            raise ValueError(
-                f"{self.network} knows no uncertainty and is for comparison only; train percolating or "
-                "percolating-energies."
-            )
+            raise ValueError(f"{self.network} knows no uncertainty and is for comparison; train a percolating network.")
         if self.folds < 2:
             raise ValueError(f"folds must be at least 2, not {self.folds}.")
 
@@ -129,7 +126,8 @@ def train_ensemble(
     settings
         What to train.
     output
-        Folder for ``interstitial_network.pt``, ``.json`` and ``.md``, and for what is needed to go on.
+        Folder for ``interstitial_network.pt``, ``.json`` and ``.md``, for ``held_out.json`` with each crystal's
+        barriers as the one member gives them that did not see its chemical system, and for what is needed to go on.
     workers
         Processes for the trainings in which one anion is held out.
     progress
@@ -173,6 +171,15 @@ def train_ensemble(
         for d in range(logarithms.shape[1])
     ]
     sigma = sigma * np.array(scales)
+    held_out = {
+        "fold_of_system": {system: int(folds[groups.index(number)]) for system, number in systems.items()},
+        "material_id": [crystal.material_id for crystal in crystals],
+        "formula": [crystal.formula for crystal in crystals],
+        "true_eV": _plain(dataset.labels()),
+        "predicted_eV": _plain(np.exp(mean)),
+        "sigma_log": _plain(sigma),
+    }
+    (output / "held_out.json").write_text(json.dumps(held_out))
     info = {
         "format": FORMAT,
         "network": recipe.name,
@@ -238,6 +245,8 @@ def _metrics(dataset: InterstitialDataset, mean: np.ndarray, sigma: np.ndarray, 
 
 def _save(members: Sequence[dict[str, torch.Tensor]], info: dict[str, Any], file: Path) -> dict[str, Any]:
     table = element_table()
+    # Plain values only: the reader takes nothing else from the file.
+    info = json.loads(json.dumps(info))
     content = {
         "info": info,
         "descriptors": list(DESCRIPTORS),
@@ -345,6 +354,11 @@ def model_card(info: dict[str, Any]) -> str:
             "",
         ]
     )
+
+
+def _plain(values: np.ndarray) -> list[list[float | None]]:
+    """Rows for a JSON file, where a number that is not finite is null."""
+    return [[float(value) if np.isfinite(value) else None for value in row] for row in values]
 
 
 def _small(value: torch.Tensor) -> torch.Tensor:

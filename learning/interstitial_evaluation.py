@@ -116,8 +116,8 @@ def barrier_scores(true_eV: np.ndarray, predicted_eV: np.ndarray, threshold_eV: 
         "mae_eV": found["mae_eV"],
         "median_error_eV": found["median_error_eV"],
         "spearman": found["spearman"],
-        "precision": right / chosen.sum() if chosen.any() else float("nan"),
-        "recall": right / passes.sum() if passes.any() else float("nan"),
+        "precision": right / float(chosen.sum()) if chosen.any() else float("nan"),
+        "recall": right / float(passes.sum()) if passes.any() else float("nan"),
     }
 
 
@@ -129,7 +129,13 @@ def labelled_only(dataset: InterstitialDataset) -> InterstitialDataset:
 
 
 def splits_of(dataset: InterstitialDataset, kind: str, repeats: int, seed: int) -> list[tuple[str, Split]]:
-    """Splits of a kind with a name for each: its number, or the anion that is held out."""
+    """Splits of a kind with a name for each: its number, or the anion that is held out.
+
+    Raises
+    ------
+    ValueError
+        There are too few crystals, groups or anions.
+    """
     if kind == "anion":
         return _anion_splits(dataset, seed)
     groups: Sequence[Any] = range(len(dataset.crystals)) if kind == "random" else dataset.groups(kind)
@@ -155,6 +161,11 @@ def _anion_splits(dataset: InterstitialDataset, seed: int) -> list[tuple[str, Sp
         drawn = np.random.default_rng(seed).permutation(others)
         ninth = len(others) // 9
         splits.append((anion, Split(np.sort(drawn[ninth:]), np.sort(drawn[:ninth]), np.array(held_out))))
+    if not splits:
+        raise ValueError(
+            f"No anion but oxygen is that of {_LEAST_ANION} crystals or more, so that none can be held out; a larger "
+            "data set is needed."
+        )
     return splits
 
 
@@ -352,7 +363,7 @@ def score_table(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
                 "network": network,
                 "repeats": len(members),
                 "crystals": float(np.mean(scores.pop("crystals"))),
-                **{name: (float(np.nanmean(values)), float(np.nanstd(values))) for name, values in scores.items()},
+                **{name: _mean_and_spread(values) for name, values in scores.items()},
                 "coverage": {
                     level: float(np.mean([each["coverage"][level] for each in members]))
                     for level in members[0]["coverage"]
@@ -361,6 +372,12 @@ def score_table(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def _mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
+    """Over the splits that have a value."""
+    known = np.array([value for value in values if np.isfinite(value)])
+    return (float(known.mean()), float(known.std())) if len(known) else (float("nan"), float("nan"))
 
 
 def markdown_table(results: Sequence[dict[str, Any]]) -> str:

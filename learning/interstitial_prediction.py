@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,11 +11,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..transport.errors import CandidateError, Reason, WeightsError
-from .interstitial_graphs import InterstitialGraph, InterstitialGraphSettings, build_interstitial_graph
+from .interstitial_graphs import (
+    InterstitialGraph,
+    InterstitialGraphSettings,
+    build_interstitial_graph,
+    graph_of_network,
+)
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
 
+    from ..transport.interstitial_network import InterstitialNetwork, InterstitialNetworkSettings
     from .interstitial_ensembles import LoadedEnsemble
 
 CHECKPOINT = Path(__file__).parent / "checkpoints" / "interstitial_network.pt"
@@ -50,15 +56,34 @@ class CrystalPrediction:
 def checkpoint_info(checkpoint: Path | None = None) -> dict[str, Any]:
     """What the JSON file beside a checkpoint (default: the shipped one) says about it, its SHA-256 included.
 
+    Torch is not needed.
+
     Raises
     ------
     WeightsError
-        There is none.
+        A file is missing or damaged, or the checkpoint is not the one that its JSON file tells of.
     """
-    file = (checkpoint or CHECKPOINT).with_suffix(".json")
-    if not file.is_file():
-        raise WeightsError(f"There is no interstitial network at {file.with_suffix('.pt')}; train one or reinstall.")
-    content: dict[str, Any] = json.loads(file.read_text())
+    file = checkpoint or CHECKPOINT
+    card = file.with_suffix(".json")
+    for needed in (file, card):
+        if not needed.is_file():
+            raise WeightsError(f"The interstitial network's file {needed} is missing; reinstall hopflow or train one.")
+    return dict(_read_info(file, file.stat().st_mtime_ns, card.stat().st_mtime_ns))
+
+
+@lru_cache(maxsize=4)
+def _read_info(file: Path, *modified_ns: int) -> dict[str, Any]:  # noqa: ARG001 (part of the key)
+    from .prediction import file_sha256
+
+    card = file.with_suffix(".json")
+    try:
+        content: dict[str, Any] = json.loads(card.read_text())
+    except ValueError as error:
+        raise WeightsError(f"The interstitial network's file {card} is damaged; restore it or train anew.") from error
+    if content.get("sha256") != file_sha256(file):
+        raise WeightsError(
+            f"The interstitial network {file} is not the one that {card.name} describes; restore it or train anew."
+        )
     return content
 
 
@@ -97,6 +122,48 @@ def predict_crystal(
     return predict_graph(build_interstitial_graph(charged, ion, graph_settings(info)), checkpoint)
 
 
+def predict_network(
+    network: InterstitialNetwork,
+    oxidation_states: dict[str, float] | None = None,
+    checkpoint: Path | None = None,
+) -> CrystalPrediction:
+    """Predict the barriers of a crystal whose interstitial network is there already, in any cell.
+
+    The network serves if it has charges and was built with the settings that the checkpoint has learned with;
+    otherwise another one is built.
+
+    Parameters
+    ----------
+    network
+        The crystal's network.
+    oxidation_states
+        Charges by element symbol that were given for it.
+    checkpoint
+        Another checkpoint than the shipped one.
+
+    Raises
+    ------
+    CandidateError, WeightsError
+        As :func:`predict_crystal`.
+    """
+    info = checkpoint_info(checkpoint)
+    refuse_other_ion(network.ion, info)
+    settings = graph_settings(info)
+    if not network.oxidation_states_from or not _same_voids(network.settings, settings.network):
+        return predict_crystal(network.structure, network.ion, oxidation_states, checkpoint)
+    if not settings.network.bond_valence:
+        network = replace(network, energies_eV=None, bottleneck_energies_eV=None)
+    return predict_graph(graph_of_network(network, settings), checkpoint)
+
+
+def _same_voids(built: InterstitialNetworkSettings, learned: InterstitialNetworkSettings) -> bool:
+    """Whether a network holds all that one with the learned settings would hold."""
+    if built.bond_valence and not learned.bond_valence:
+        # Energies may be left out afterwards, unless voids were merged by them.
+        return built.merge_close_A == 0 and replace(built, bond_valence=False) == learned
+    return built == learned
+
+
 def refuse_other_ion(ion: str, info: dict[str, Any]) -> None:
     """Raise a ``CandidateError`` for an ion that the network has not learned."""
     if ion != info["ion"]:
@@ -121,6 +188,8 @@ def predict_graph(graph: InterstitialGraph, checkpoint: Path | None = None) -> C
 
     Raises
     ------
+    CandidateError
+        The answer is not a finite number.
     WeightsError
         The checkpoint is missing or damaged.
     """
@@ -139,6 +208,12 @@ def predict_graph(graph: InterstitialGraph, checkpoint: Path | None = None) -> C
     if strange:
         sigma = sigma * ensemble.info["unfamiliar_anion"]["factor"]
     barriers = np.exp(mean)
+    if not (np.isfinite(barriers).all() and np.isfinite(sigma).all()):
+        raise CandidateError(
+            "The interstitial network's answer for this crystal is not a finite number; leave it to the stages that "
+            "use a potential.",
+            Reason.NON_FINITE_ENERGY,
+        )
     return CrystalPrediction(
         barriers_eV=_three(barriers),
         sigmas_eV=_three(barriers * np.sinh(np.minimum(sigma, 3.0))),
@@ -156,7 +231,7 @@ def _three(values: np.ndarray) -> tuple[float, float, float]:
 def _loaded(checkpoint: Path | None) -> LoadedEnsemble:
     file = checkpoint or CHECKPOINT
     if not file.is_file():
-        raise WeightsError(f"There is no interstitial network at {file}; train one or reinstall.")
+        raise WeightsError(f"The interstitial network's file {file} is missing; reinstall hopflow or train one.")
     return _load_once(file, file.stat().st_mtime_ns)
 
 

@@ -30,6 +30,7 @@ NETWORKS: dict[str, Settings] = {
     **INTERSTITIAL_CONFIGURATIONS,
     **CRYSTAL_CONFIGURATIONS,
     "percolating": PercolatingSettings(),
+    "percolating-surfaces": PercolatingSettings(distances="surfaces"),
     "percolating-energies": PercolatingSettings(energies=True),
 }
 

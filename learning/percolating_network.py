@@ -31,8 +31,8 @@ from .interstitial_graphs import GLOBAL_FEATURES, InterstitialGraph, directed_ed
 
 #: Site energies teach up to so far above the lowest interstice (eV); an ion never goes higher.
 TAUGHT_UP_TO_EV = 6.0
-#: Centres (Angstrom) of the Gaussians that a distance is expanded in.
-_DISTANCES_A = (0.8, 6.0)
+#: First and last centre (Angstrom) of the Gaussians that a distance is expanded in.
+_CENTRES_A = {"centres": (0.8, 6.0), "surfaces": (-0.5, 4.5)}
 DIMENSIONS = 3
 
 
@@ -48,6 +48,10 @@ class PercolatingSettings:
         Rounds of messages between interstices and bottlenecks.
     gaussians
         Number of functions that a distance is expanded in.
+    distances
+        ``centres`` measures to the centres of the atoms around, ``surfaces`` to their surfaces, that is less their
+        radii. The former is a little better for chemistry that the training knows, the latter much better for an
+        anion that it does not: what an ion feels at a surface changes less from one element to the next.
     energies
         Start from bond-valence site energies where they are known; otherwise all energies are learned.
     site_energy_weight
@@ -59,6 +63,7 @@ class PercolatingSettings:
     channels: int = 32
     rounds: int = 2
     gaussians: int = 20
+    distances: Literal["centres", "surfaces"] = "centres"
     energies: bool = False
     site_energy_weight: float = 1.0
     epochs: int = 20
@@ -66,6 +71,13 @@ class PercolatingSettings:
     batch_size: int = 32
     weight_decay: float = 1e-2
     target: Literal["log_barrier"] = "log_barrier"
+
+    def __post_init__(self) -> None:
+        """Refuse settings that have no meaning."""
+        if self.channels < 1 or self.rounds < 0 or self.gaussians < 2:
+            raise ValueError("the network must have a channel, two Gaussians and no negative number of rounds")
+        if self.distances not in _CENTRES_A:
+            raise ValueError(f"distances must be 'centres' or 'surfaces', not {self.distances!r}")
 
 
 class PercolatingData(Data):
@@ -136,7 +148,10 @@ def percolating_data(
     radii = np.concatenate([graph.node_radii_A, graph.edge_radii_A])
     lengths = np.concatenate([np.zeros(nodes), graph.edge_lengths_A])
     kind = np.repeat([0.0, 1.0], [nodes, edges])
-    distances = np.concatenate([graph.node_neighbour_A, graph.edge_neighbour_A])
+    neighbours = np.concatenate([graph.node_neighbours, graph.edge_neighbours])
+    distances_A = np.concatenate([graph.node_neighbour_A, graph.edge_neighbour_A])
+    if settings.distances == "surfaces":
+        distances_A = distances_A - graph.atom_radii_A[neighbours]
     energies = np.concatenate([graph.node_energies_eV, graph.edge_energies_eV])
     heights = energies - graph.node_energies_eV.min() if graph.has_energies else np.full(nodes + edges, np.nan)
     _, which, counts = (links := directed_edges(graph))
@@ -148,9 +163,9 @@ def percolating_data(
     return PercolatingData(
         num_nodes=nodes + edges,
         atom_features=real(atoms),
-        site_atoms=torch.as_tensor(np.concatenate([graph.node_neighbours, graph.edge_neighbours]), dtype=torch.long),
-        site_distances_A=real(distances),
-        site_features=real(np.column_stack([radii, lengths, kind, distances])),
+        site_atoms=torch.as_tensor(neighbours, dtype=torch.long),
+        site_distances_A=real(distances_A),
+        site_features=real(np.column_stack([radii, lengths, kind, distances_A])),
         site_shares=real(shares),
         site_heights_eV=real(heights),
         edge_sites=torch.as_tensor(np.stack([nodes + np.arange(edges), *graph.edges.T]), dtype=torch.long),
@@ -182,7 +197,7 @@ class PercolatingNetwork(nn.Module):
         more = 2 * int(_global_columns(settings).sum())
         for name, columns in (("atom", atoms), ("site", sites), ("global", more), ("target", DIMENSIONS)):
             self.register_buffer(f"{name}_scale", torch.tensor([[0.0], [1.0]]).repeat(1, columns))
-        self.register_buffer("centres_A", torch.linspace(*_DISTANCES_A, settings.gaussians))
+        self.register_buffer("centres_A", torch.linspace(*_CENTRES_A[settings.distances], settings.gaussians))
         known = 2 if settings.energies else 0
         self.atom_vector = _perceptron(atoms, 2 * width, width)
         self.filter = nn.Linear(settings.gaussians, width)

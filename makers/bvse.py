@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from ..transport.errors import CandidateError, Reason
 from .documents import BondValenceDocument, PathRecord, PathStopRecord, StageDocument
+from .interstitial_answers import cross_check, network_sha256, predicted_answer
 from .settings import BondValenceStageSettings
-from .stage import StageMaker, finite_or_none
+from .stage import StageMaker, finite_or_none, package_versions
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -27,44 +29,68 @@ class BondValenceMaker(StageMaker):
     stage: ClassVar[str] = "bvse"
     document: ClassVar[type[StageDocument]] = BondValenceDocument
     packages: ClassVar[tuple[str, ...]] = ("numpy", "numba", "pymatgen", "spglib")
+    network_packages: ClassVar[tuple[str, ...]] = ("torch", "torch-geometric")
     partial_occupancies: ClassVar[bool] = True
     without_effect: ClassVar[frozenset[str]] = frozenset({"threads"})
+
+    def weights_sha256(self) -> str | None:
+        """SHA-256 of the interstitial network, which may have to answer; nothing where it never does.
+
+        Whether the table has all parameters shows only when the charges are known, so a result of the field alone is
+        computed again, too, when the network changes.
+        """
+        return network_sha256(self.ion, self.settings)
 
     def compute(
         self, structure: Structure, prior: Mapping[str, StageDocument], checkpoint: Path | None
     ) -> dict[str, Any]:
-        """Return barriers, dimension and grid of the site energy field."""
+        """Return barriers, dimension and grid of the site energy field, or the network's barriers in its place."""
         from ..transport.bvse import bond_valence_percolation
 
-        settings = field_settings(self.settings)
-        result = bond_valence_percolation(
-            structure, self.ion, settings, oxidation_states=self.settings.oxidation_states
-        )
-        own = [finite_or_none(barrier) for barrier in result.barriers_eV]
-        from_global = [finite_or_none(barrier) for barrier in result.barriers_from_global_minimum_eV]
-        return {
-            "method": "bond-valence site energy (softBV parameters), exact percolation"
-            + (", saddle points of the continuous field" if settings.refine else " on a periodic grid"),
-            "barrier_1d_eV": own[0],
-            "barrier_2d_eV": own[1],
-            "barrier_3d_eV": own[2],
-            "barrier_1d_from_global_minimum_eV": from_global[0],
-            "barrier_2d_from_global_minimum_eV": from_global[1],
-            "barrier_3d_from_global_minimum_eV": from_global[2],
-            **_on_the_scale_of_dft(result),
-            "dimension": result.dimension,
-            "grid_shape": result.grid_shape,
-            "spacing_A": result.spacing_A,
-            "symmetry_operations": result.operations,
-            "at_saddle": list(result.at_saddle),
-            "grid_barriers_eV": [finite_or_none(barrier) for barrier in result.grid_barriers_eV],
-            "bottlenecks_frac": [None if point is None else list(point) for point in result.bottleneck_frac_coords],
-            "minima_frac": [None if point is None else list(point) for point in result.minimum_frac_coords],
-            "path_1d": _path_record(result),
-            "oxidation_states": result.oxidation_states,
-            "oxidation_states_from": result.oxidation_states_from,
-            "warnings": list(result.warnings),
-        }
+        versions = package_versions(*self.packages, *self.network_packages)
+        try:
+            result = bond_valence_percolation(
+                structure, self.ion, field_settings(self.settings), oxidation_states=self.settings.oxidation_states
+            )
+        except CandidateError as error:
+            if error.reason is not Reason.MISSING_PARAMETERS or self.settings.interstitial_network == "never":
+                raise
+            return {**predicted_answer(structure, self.ion, self.settings, error), "versions": versions}
+        fields = _fields_of(result)
+        if self.settings.interstitial_network == "always":
+            check = cross_check(structure, self.ion, self.settings, result.barriers_eV)
+            check["warnings"] = [*fields["warnings"], *check["warnings"]]
+            fields.update(check, versions=versions)
+        return fields
+
+
+def _fields_of(result: BondValenceResult) -> dict[str, Any]:
+    own = [finite_or_none(barrier) for barrier in result.barriers_eV]
+    from_global = [finite_or_none(barrier) for barrier in result.barriers_from_global_minimum_eV]
+    return {
+        "method": "bond-valence site energy (softBV parameters), exact percolation"
+        + (", saddle points of the continuous field" if result.settings.refine else " on a periodic grid"),
+        "barrier_1d_eV": own[0],
+        "barrier_2d_eV": own[1],
+        "barrier_3d_eV": own[2],
+        "barrier_1d_from_global_minimum_eV": from_global[0],
+        "barrier_2d_from_global_minimum_eV": from_global[1],
+        "barrier_3d_from_global_minimum_eV": from_global[2],
+        **_on_the_scale_of_dft(result),
+        "dimension": result.dimension,
+        "grid_shape": result.grid_shape,
+        "spacing_A": result.spacing_A,
+        "symmetry_operations": result.operations,
+        "at_saddle": list(result.at_saddle),
+        "grid_barriers_eV": [finite_or_none(barrier) for barrier in result.grid_barriers_eV],
+        "bottlenecks_frac": [None if point is None else list(point) for point in result.bottleneck_frac_coords],
+        "minima_frac": [None if point is None else list(point) for point in result.minimum_frac_coords],
+        "path_1d": _path_record(result),
+        "oxidation_states": result.oxidation_states,
+        "oxidation_states_from": result.oxidation_states_from,
+        "weights_sha256": None,
+        "warnings": list(result.warnings),
+    }
 
 
 def field_settings(chosen: BondValenceStageSettings) -> BondValenceSettings:

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from .quantities import Quantity
+from .quantities import BarrierSource, Quantity
 
 
 class StageDocument(BaseModel):
@@ -41,6 +41,10 @@ class StageDocument(BaseModel):
         """One standard deviation of the quantity, in its unit, where the method knows it."""
         name = quantity.value.replace("_eV", "_sigma_eV")
         return getattr(self, name, None) if name != quantity.value else None
+
+    def value_source(self) -> BarrierSource | None:
+        """Which of the stage's ways led to the values; ``None`` where it has only one."""
+        return None
 
     @classmethod
     def quantities(cls) -> list[Quantity]:
@@ -79,9 +83,27 @@ class PathRecord(BaseModel):
 class BondValenceDocument(BarrierDocument):
     """Exact percolation of the bond-valence site energy. Barriers count from the percolating component's minimum.
 
-    Lists of three stand for one, two and three directions.
+    Lists of three stand for one, two and three directions. Where the table lacks parameters, ``barrier_source`` is
+    ``interstitial_network``: barriers and their sigmas are predictions, and whatever only a field has is empty.
     """
 
+    barrier_source: BarrierSource = Field(
+        BarrierSource.BOND_VALENCE, description="Whether the field gave the barriers or the interstitial network."
+    )
+    barrier_1d_sigma_eV: float | None = Field(None, description="Standard deviation of a predicted barrier.")
+    barrier_2d_sigma_eV: float | None = None
+    barrier_3d_sigma_eV: float | None = None
+    interstitial_network_barriers_eV: list[float] = Field(
+        default_factory=list, description="What the interstitial network predicts, where it was asked."
+    )
+    interstitial_network_sigmas_eV: list[float] = Field(default_factory=list)
+    interstitial_network_sigmas_log: list[float] = Field(
+        default_factory=list, description="Standard deviations of the natural logarithms of its barriers."
+    )
+    unfamiliar_species: list[str] = Field(
+        default_factory=list,
+        description="Species such as `H-` that no crystal had that the network learned from; its sigmas are widened.",
+    )
     barrier_1d_from_global_minimum_eV: float | None
     barrier_2d_from_global_minimum_eV: float | None
     barrier_3d_from_global_minimum_eV: float | None
@@ -96,11 +118,11 @@ class BondValenceDocument(BarrierDocument):
     dft_like_extrapolated: list[bool] = Field(
         default_factory=list, description="Whether the raw barrier lies outside the range of the fit."
     )
-    grid_shape: tuple[int, int, int]
-    spacing_A: float
+    grid_shape: tuple[int, int, int] | None
+    spacing_A: float | None
     oxidation_states: dict[str, list[float]] = Field(description="Charges in use for each element.")
     oxidation_states_from: str = Field(description="How the charges were found.")
-    symmetry_operations: int = Field(1, description="Operations of the framework that the grid has.")
+    symmetry_operations: int | None = Field(1, description="Operations of the framework that the grid has.")
     at_saddle: list[bool] = Field(
         default_factory=list,
         description="Whether the bottleneck is a saddle point of the continuous field, not a point of the grid.",
@@ -115,6 +137,10 @@ class BondValenceDocument(BarrierDocument):
         default_factory=list,
         description="Fractional positions of the lowest point of what percolates, in the same cell.",
     )
+
+    def value_source(self) -> BarrierSource:
+        """Field or network."""
+        return self.barrier_source
 
 
 class HopRecord(BaseModel):

@@ -45,3 +45,15 @@ _FACTS: dict[Quantity, tuple[str, str, bool]] = {
     Quantity.BAND_GAP: ("band gap", "eV", False),
     Quantity.IMAGES_WRITTEN: ("images written", "", False),
 }
+
+
+class BarrierSource(StrEnum):
+    """Who made the barriers of a stage that has more than one way to them."""
+
+    BOND_VALENCE = "bond_valence"
+    INTERSTITIAL_NETWORK = "interstitial_network"
+
+    @property
+    def is_prediction(self) -> bool:
+        """Whether a model guessed the value that the stage's own method could not compute."""
+        return self is BarrierSource.INTERSTITIAL_NETWORK

@@ -45,6 +45,11 @@ class BondValenceStageSettings(StageSettings):
     oxidation_states: dict[str, float] | None = Field(
         None, description="Oxidation state of each element, for instance `{Li: 1, P: 5, O: -2}`; guessed when absent."
     )
+    interstitial_network: Literal["never", "missing_parameters", "always"] = Field(
+        "missing_parameters",
+        description="When the interstitial network predicts the barrier: `never`, where the table has no parameters, "
+        "or `always`, which is a cross-check where the table has them. It knows Li only.",
+    )
 
 
 class HopBarrierStageSettings(StageSettings):

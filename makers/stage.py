@@ -87,7 +87,7 @@ class StageMaker(Maker):
         return self.evaluate(structure)
 
     def weights_sha256(self) -> str | None:
-        """SHA-256 of the weights of the model that speaks, without loading it; nothing where no model does."""
+        """SHA-256 of the weights of the model that may speak, without loading it; nothing where no model does."""
         potential = getattr(self.settings, "potential", None)
         if potential is None:
             return None
@@ -167,6 +167,7 @@ class StageMaker(Maker):
             checkpoint = Path(checkpoint_folder) / self.stage / key
         found = self.compute(cell, prior or {}, checkpoint)
         found["warnings"] = [*structure.properties.get("reading_warnings", []), *found.get("warnings", [])]
+        signed = {"versions": package_versions(*self.packages), "weights_sha256": self.weights_sha256(), **found}
         return self.document(
             stage=self.stage,
             formula=structure.composition.reduced_formula,
@@ -175,16 +176,17 @@ class StageMaker(Maker):
             structure_hash=structure_hash(structure),
             content_key=key,
             settings=self.settings.model_dump(mode="json"),
-            versions=package_versions(*self.packages),
-            weights_sha256=self.weights_sha256(),
             seconds=time.perf_counter() - started,
-            **found,
+            **signed,
         )
 
     def compute(
         self, structure: Structure, prior: Mapping[str, StageDocument], checkpoint: Path | None
     ) -> dict[str, Any]:
         """Return the fields of the document that only this stage knows.
+
+        ``versions`` and ``weights_sha256`` among them win over the stage's own, where not every answer needs the same
+        packages or weights.
 
         Parameters
         ----------

@@ -34,6 +34,7 @@ __all__ = [
     "below_ceiling",
     "bond_valence_field",
     "bond_valence_percolation",
+    "charges_in_use",
     "load_parameters",
     "mobile_ions",
 ]
@@ -178,10 +179,6 @@ def bond_valence_percolation(
         stops = name_stops(path, decorated, ion)
     finished = time.perf_counter()
     shape = energies.values.shape
-    charges: dict[str, set[float]] = defaultdict(set)
-    for site in decorated:
-        for species in site.species:
-            charges[species.symbol].add(round(float(species.oxi_state or 0), 4))
     properties = decorated.properties or {}
     return BondValenceResult(
         ion=ion,
@@ -204,7 +201,7 @@ def bond_valence_percolation(
         path=path,
         stops=stops,
         framework_ions=len(energies.framework.kinds),
-        oxidation_states={element: sorted(values) for element, values in sorted(charges.items())},
+        oxidation_states=charges_in_use(decorated),
         oxidation_states_from=str(properties.get("oxidation_states_from", "structure")),
         warnings=(*properties.get("oxidation_states_warnings", ()), *_knife_edges(refined)),
         oxidation_seconds=before_field - started,
@@ -213,6 +210,15 @@ def bond_valence_percolation(
         seconds=finished - started,
         settings=settings,
     )
+
+
+def charges_in_use(structure: Structure) -> dict[str, list[float]]:
+    """Charges that the atoms of each element have, sorted, in a structure that has them."""
+    charges: dict[str, set[float]] = defaultdict(set)
+    for site in structure:
+        for species in site.species:
+            charges[species.symbol].add(round(float(species.oxi_state or 0), 4))
+    return {element: sorted(values) for element, values in sorted(charges.items())}
 
 
 def _knife_edges(refined: RefinedPercolation) -> list[str]:

@@ -117,6 +117,24 @@ def iterate_jsonl(path: Path | str) -> Iterator[dict[str, Any]]:
                 yield _row(line, f"Line {number} of {file.name}")
 
 
+def jsonl_lines(path: Path | str) -> Iterator[tuple[int, bytes]]:
+    """Lines of a (gzipped) JSON-lines file that are not blank, with their numbers, for :func:`structure_from_line`.
+
+    A gzip file that was torn ends with a line that is no JSON.
+
+    Raises
+    ------
+    OSError, EOFError
+        The file cannot be read at all.
+    """
+    return _lines(_read_bytes(Path(path)))
+
+
+def structure_from_line(line: bytes, number: int, path: Path | str) -> NamedStructure:
+    """The crystal of one line of a JSON-lines file, or why it cannot be read, as :func:`read_structures` gives it."""
+    return _from_line(line, number, _stem(Path(path)), Path(path))
+
+
 def structure_from_row(row: dict[str, Any]) -> Structure:
     """Build a structure from a row of a snapshot.
 

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from . import cli_answers, cli_campaigns, cli_models, cli_network, cli_stages, console
+from . import cli_answers, cli_campaigns, cli_learning, cli_models, cli_network, cli_stages, console
 
 INTERRUPTED = 130
 """What the command parser ends with after Ctrl-C."""
@@ -27,6 +27,7 @@ cli_campaigns.register(app)
 cli_answers.register(app)
 cli_stages.register(app)
 cli_network.register(app)
+cli_learning.register(app)
 app.add_typer(cli_models.app, name="models")
 
 

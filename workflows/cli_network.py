@@ -50,6 +50,9 @@ def network(
     merge: Annotated[
         float, typer.Option(min=0, max=2.9, help="Merge voids closer than this (Angstrom) into the better one.")
     ] = 0.0,
+    predict: Annotated[
+        bool, typer.Option("--predict", help="Predict bond-valence barriers from the network, without bond valences.")
+    ] = False,
     figure: Annotated[
         Path | None, typer.Option(help="Draw the network of one structure here (.html).", show_default=False)
     ] = None,
@@ -60,7 +63,7 @@ def network(
 ) -> None:
     """Voids between the atoms, the bottlenecks between voids, and the sphere that percolates."""
     from ..transport.interstitial_network import InterstitialNetworkSettings, interstitial_network
-    from .network_outputs import FIGURE_SUFFIXES, WRITE_SUFFIXES, summary
+    from .network_outputs import FIGURE_SUFFIXES, WRITE_SUFFIXES, prediction_document, summary
     from .spec import check_ion
 
     try:
@@ -82,7 +85,11 @@ def network(
 
     def evaluate(structure: Structure) -> tuple[dict[str, Any], InterstitialNetwork]:
         found = interstitial_network(structure, ion, settings, states)
-        return summary(found), found
+        document = summary(found)
+        if predict:
+            added = prediction_document(found, states)
+            document.update(prediction=added["prediction"], warnings=document["warnings"] + added["warnings"])
+        return document, found
 
     answers = []
     for file in files:

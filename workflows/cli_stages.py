@@ -6,7 +6,7 @@ import json
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -64,9 +64,15 @@ def bvse(
     dimension: Annotated[
         int, typer.Option(min=1, max=3, help="Independent directions that the drawn path crosses.")
     ] = 1,
+    interstitial_network: Annotated[
+        Literal["never", "missing_parameters", "always"] | None,
+        typer.Option(help="When the interstitial network predicts: in place of missing parameters unless told else."),
+    ] = None,
 ) -> None:
     """Bond-valence barriers in one, two and three directions."""
     chosen = list(settings or [])
+    if interstitial_network is not None:
+        chosen.append(f"interstitial_network={interstitial_network}")
     if oxidation_states is not None:
         chosen.append(f"oxidation_states={json.dumps(_oxidation_states(oxidation_states))}")
     outputs = {"volume": volume, "figure": figure, "slice": slice_, "path": path}
@@ -166,7 +172,14 @@ def _write_landscape(
     """Write the outputs of the bvse stage and say so; standard output stays JSON where that was asked for."""
     from ..transport.errors import CandidateError
     from .landscape_outputs import write_outputs
+    from .terminal import is_prediction
 
+    if is_prediction({"source": document["barrier_source"]}):
+        console.complain(
+            "There is no landscape to show: the barrier is a prediction of the interstitial network, because the "
+            "bond-valence table has no parameters for this crystal."
+        )
+        raise typer.Exit(1)
     barriers = {k: document[f"barrier_{k}d_eV"] for k in (1, 2, 3)}
     try:
         with console.quiet_stdout(), console.at_work("drawing"):
@@ -352,4 +365,18 @@ def _found(answer: dict[str, Any]) -> str:
         parts.append(f"free volume below {answer['free_volume_threshold_eV']:.2g} eV: {share:.2%} connected")
     if "folder" in answer and answer["stage"] == "dft":
         parts.append(f"{answer['images_written']} images written to {answer['folder']} (POTCAR: {answer['potcar']})")
+    parts += _from_the_interstitial_network(answer)
     return f"{answer['formula']}, {answer['ion']}: {', '.join(parts)}"
+
+
+def _from_the_interstitial_network(answer: dict[str, Any]) -> list[str]:
+    """That barriers are predictions, or what was predicted beside them."""
+    from .network_outputs import predicted_text
+    from .terminal import is_prediction
+
+    if is_prediction({"source": answer.get("barrier_source")}):
+        return ["predicted by the interstitial network"]
+    barriers = answer.get("interstitial_network_barriers_eV")
+    if not barriers:
+        return []
+    return [f"interstitial network: {predicted_text(barriers, answer['interstitial_network_sigmas_eV'])}"]

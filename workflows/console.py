@@ -78,8 +78,13 @@ def show(*tables: Table) -> None:
 
 def print_json(data: Any, indent: int | None = 2) -> None:
     """Write data as JSON that every parser takes; a number that is not finite becomes null."""
-    sys.stdout.write(json.dumps(_finite(data), indent=indent, default=str, allow_nan=False) + "\n")
+    sys.stdout.write(json_text(data, indent) + "\n")
     sys.stdout.flush()
+
+
+def json_text(data: Any, indent: int | None = 2) -> str:
+    """Data as JSON that every parser takes; a number that is not finite becomes null."""
+    return json.dumps(_finite(data), indent=indent, default=str, allow_nan=False)
 
 
 def _finite(data: Any) -> Any:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
+    from ..learning.interstitial_prediction import CrystalPrediction
     from ..transport.interstitial_network import InterstitialNetwork
 
 WRITE_SUFFIXES = (".json", ".cif")
@@ -182,4 +184,57 @@ def sentence(document: dict[str, Any]) -> str:
         f"{document['segments']} segments ({len(document['unique_segments'])} kinds)"
     )
     parts.append(f"{round(document['recovered_fraction'] * sites)} of {sites} {ion} sites recovered")
+    if document.get("prediction"):
+        found = document["prediction"]
+        barriers = predicted_text(found["barriers_eV"], found["sigmas_eV"])
+        parts.append(f"predicted bond-valence barriers {barriers} in 1 / 2 / 3 directions")
+        if found["unfamiliar_species"]:
+            parts[-1] += f" (never seen: {', '.join(found['unfamiliar_species'])})"
     return "; ".join(parts)
+
+
+def prediction_document(network: InterstitialNetwork, oxidation_states: dict[str, float] | None) -> dict[str, Any]:
+    """Barriers that the shipped interstitial network predicts; energies in eV.
+
+    Parameters
+    ----------
+    network
+        The crystal's network.
+    oxidation_states
+        Charges by element symbol that were given for it.
+
+    Returns
+    -------
+    dict
+        ``prediction`` and ``warnings``. Where there is none, the first is None and a warning says why.
+
+    Raises
+    ------
+    WeightsError
+        The checkpoint is missing or damaged.
+    """
+    from ..learning.interstitial_prediction import checkpoint_info, predict_network
+    from ..transport.errors import CandidateError
+
+    started = time.perf_counter()
+    try:
+        found: CrystalPrediction = predict_network(network, oxidation_states)
+    except CandidateError as error:
+        return {"prediction": None, "warnings": [f"No prediction: {error}"]}
+    strangers = " and ".join(found.unfamiliar_species)
+    prediction = {
+        "barriers_eV": list(found.barriers_eV),
+        "sigmas_eV": list(found.sigmas_eV),
+        "sigmas_log": list(found.sigmas_log),
+        "unfamiliar_species": list(found.unfamiliar_species),
+        "weights_sha256": checkpoint_info()["sha256"],
+        "seconds": time.perf_counter() - started,
+    }
+    warnings = [f"The interstitial network has never seen {strangers}; its sigmas are widened."] if strangers else []
+    return {"prediction": prediction, "warnings": warnings}
+
+
+def predicted_text(barriers_eV: list[float], sigmas_eV: list[float]) -> str:
+    """Three barriers and their standard deviations for a person."""
+    pairs = zip(barriers_eV, sigmas_eV, strict=True)
+    return " / ".join(f"{barrier:.3f} ± {sigma:.3f}" for barrier, sigma in pairs) + " eV"

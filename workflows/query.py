@@ -14,7 +14,18 @@ from .ledger import Ledger
 if TYPE_CHECKING:
     from .database import Database
 
-FIELDS = ("status", "reason", "message", "error_class", "quantity", "value", "uncertainty", "threshold", "seconds")
+FIELDS = (
+    "status",
+    "reason",
+    "message",
+    "error_class",
+    "quantity",
+    "value",
+    "uncertainty",
+    "source",
+    "threshold",
+    "seconds",
+)
 
 
 def find(

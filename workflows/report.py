@@ -32,7 +32,7 @@ from .report_data import (
     sigma_name,
 )
 from .report_markup import DASH, count_text, data_link, formula_html, material_link, scientific_html, space_group_html
-from .terminal import duration
+from .terminal import duration, is_prediction
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -206,7 +206,8 @@ def value_cell(data: ReportData, row: dict[str, Any], column: Column) -> str:
         return "none found"
     sigma = document.get(sigma_name(column.quantity)) if column.quantity in BARRIERS else None
     digits = 0 if column.quantity is Quantity.IMAGES_WRITTEN else 2 if column.quantity in BARRIERS else 3
-    return f"{value:.{digits}f}" + (f" ± {sigma:.{digits}f}" if sigma is not None else "")
+    text = f"{value:.{digits}f}" + (f" ± {sigma:.{digits}f}" if sigma is not None else "")
+    return f"{text} (predicted)" if is_prediction(entry) and column.quantity in BARRIERS else text
 
 
 def shortlist_row(data: ReportData, row: dict[str, Any], structure: Structure | None) -> dict[str, Any]:

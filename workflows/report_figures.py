@@ -136,8 +136,9 @@ def compare(data: ReportData, first: StageReport, second: StageReport) -> Compar
     rows = {row["material_id"]: row for row in data.rows}
     groups = _groups(data, found)
     traces: list[Any] = []
+    # A sigma wider than its value would press everything else into a corner; its bar runs out of the figure.
     reach = [
-        value + (stage.documents[m].get(sigma_name(quantity)) or 0.0)
+        value + min(stage.documents[m].get(sigma_name(quantity)) or 0.0, value)
         for m, values in found.items()
         for stage, value in zip((first, second), values, strict=True)
     ]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from ..makers.quantities import BarrierSource
 from ..transport.errors import HopflowError
 from .report_data import ReportData, StageReport
 
@@ -47,6 +48,13 @@ CAVEATS = {
     ),
     "dft": ("The dft stage writes inputs; no DFT calculation was run, and passing it says only that inputs exist."),
 }
+
+PREDICTED_CAVEAT = (
+    "Where the bond-valence table has no parameters (hydrides, phosphides, carbides) the bvse barrier is predicted by "
+    "a network that learned bond-valence barriers of other compounds; it is marked and has a standard deviation. It "
+    "guesses what bond valences would say, which is no better than what they say elsewhere. The gate reads the value "
+    "alone, so a candidate within a sigma of the threshold may be on the wrong side."
+)
 
 GENERAL_CAVEATS = (
     "A migration barrier is not a conductivity: the number of mobile vacancies or interstitials, the attempt "
@@ -146,8 +154,18 @@ def summary(data: ReportData) -> str:
 
 def caveats(data: ReportData) -> list[tuple[str, str]]:
     """What the numbers of the campaign's stages mean and do not mean, as name and text."""
-    found = [(stage.name, CAVEATS[stage.name]) for stage in data.stages if stage.name in CAVEATS]
+    found = []
+    for stage in data.stages:
+        if stage.name in CAVEATS:
+            found.append((stage.name, CAVEATS[stage.name]))
+        if _has_predictions(stage):
+            found.append((stage.name, PREDICTED_CAVEAT))
     return [*found, *(("", text) for text in GENERAL_CAVEATS)]
+
+
+def _has_predictions(stage: StageReport) -> bool:
+    sources = [doc["barrier_source"] for doc in stage.documents.values() if doc.get("barrier_source")]
+    return any(BarrierSource(source).is_prediction for source in sources)
 
 
 _SOFTWARE = (
@@ -172,6 +190,7 @@ _STAGES = {
             "doi 10.1039/D5DD00019J",),
 }  # fmt: skip
 _MATERIALS_PROJECT = "A. Jain et al., The Materials Project, APL Mater. 1, 011002 (2013)"
+_INTERSTITIAL_NETWORK = "B. He et al., interstitial networks of crystals (CAVD), Sci. Data 7, 153 (2020)"
 _FAMILIES = {
     "mace": "I. Batatia et al., a foundation model for atomistic materials chemistry (MACE-MP-0), arXiv 2401.00096",
     "m3gnet": "C. Chen and S. P. Ong, a universal graph deep learning interatomic potential (M3GNet), "
@@ -186,6 +205,8 @@ def citations(data: ReportData) -> list[str]:
         found.append(_MATERIALS_PROJECT)
     for stage in data.stages:
         found += _STAGES.get(stage.name, ())
+        if any(doc.get("interstitial_network_barriers_eV") for doc in stage.documents.values()):
+            found += [_INTERSTITIAL_NETWORK, _MATERIALS_PROJECT]
         for potential in sorted({doc["potential"] for doc in stage.documents.values() if doc.get("potential")}):
             found += _potential_citations(potential)
     found += _SOFTWARE

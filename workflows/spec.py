@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -27,9 +27,11 @@ from ..makers.settings import (
 )
 from ..transport.errors import HopflowError
 
+Model = TypeVar("Model", bound=BaseModel)
+
 
 class SpecificationError(HopflowError):
-    """The campaign file is wrong; the text lists every fault with its line."""
+    """A file that a person wrote is wrong; the text lists every fault with its line."""
 
 
 class _Strict(BaseModel):
@@ -232,12 +234,33 @@ def read_spec(path: Path) -> CampaignSpec:
     SpecificationError
         The file is missing, is not YAML, or says something that is not allowed; every fault with its line.
     """
+    return _with_absolute_paths(read_model(path, CampaignSpec, "campaign file"), path.resolve().parent)
+
+
+def read_model(path: Path, model: type[Model], what: str) -> Model:
+    """Read a YAML file that a person wrote into a model.
+
+    Parameters
+    ----------
+    path
+        The file.
+    model
+        What it has to say.
+    what
+        What such a file is called.
+
+    Raises
+    ------
+    SpecificationError
+        The file is missing, is not YAML, or says something that is not allowed; every fault with its line.
+    """
     import yaml
 
     try:
         text = path.read_text()
-    except OSError as error:
-        raise SpecificationError(f"The campaign file {path} cannot be read: {error.strerror}.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise SpecificationError(f"The {what} {path} cannot be read: {reason}.") from error
     try:
         data = yaml.safe_load(text)
         tree = yaml.compose(text)
@@ -247,14 +270,13 @@ def read_spec(path: Path) -> CampaignSpec:
         problem = getattr(error, "problem", None) or "unreadable"
         raise SpecificationError(f"{path} is not valid YAML{where}: {problem}.") from error
     if not isinstance(data, dict):
-        allowed = ", ".join(CampaignSpec.model_fields)
-        raise SpecificationError(f"{path} is not a campaign file; it needs the keys {allowed}.")
+        allowed = ", ".join(model.model_fields)
+        raise SpecificationError(f"{path} is no {what}; it needs the keys {allowed}.")
     try:
-        spec = CampaignSpec.model_validate(data)
+        return model.model_validate(data)
     except ValidationError as error:
-        faults = [_explain(fault, tree) for fault in error.errors()]
+        faults = [_explain(fault, tree, model) for fault in error.errors()]
         raise SpecificationError(f"{path} cannot be used:\n" + "\n".join(f"  {fault}" for fault in faults)) from error
-    return _with_absolute_paths(spec, path.resolve().parent)
 
 
 def _with_absolute_paths(spec: CampaignSpec, folder: Path) -> CampaignSpec:
@@ -270,14 +292,14 @@ def _with_absolute_paths(spec: CampaignSpec, folder: Path) -> CampaignSpec:
     return spec.model_copy(update={"materials": materials})
 
 
-def _explain(fault: Any, tree: Any) -> str:
+def _explain(fault: Any, tree: Any, model: type[BaseModel]) -> str:
     """Say one pydantic fault in a person's words, with the line of the nearest key that stands in the file."""
     keys = [key for key in fault["loc"] if key not in ("str", "list[str]")]
     path = ".".join(str(key) for key in keys) or "(top level)"
     line = _line_of(tree, keys)
     where = f"line {line}: {path}" if line is not None else path
     if fault["type"] == "extra_forbidden":
-        allowed = _allowed_keys(keys[:-1])
+        allowed = _allowed_keys(model, keys[:-1])
         return f"{where}: unknown key; allowed here: {', '.join(allowed)}"
     if fault["type"] == "missing":
         return f"{where}: this key is needed"
@@ -306,9 +328,8 @@ def _line_of(tree: Any, keys: list[Any]) -> int | None:
     return line
 
 
-def _allowed_keys(keys: list[Any]) -> list[str]:
-    """Keys that the model at a place of the specification allows."""
-    model: type[BaseModel] = CampaignSpec
+def _allowed_keys(model: type[BaseModel], keys: list[Any]) -> list[str]:
+    """Keys that the model at a place of the file allows."""
     for key in keys:
         field = model.model_fields.get(str(key))
         if field is None:

@@ -103,6 +103,13 @@ def number_text(entry: dict[str, Any]) -> str:
     return f"{value:.2f}" if sigma is None else f"{value:.2f}±{sigma:.2f}"
 
 
+def is_prediction(entry: dict[str, Any]) -> bool:
+    """Whether a stage's value is a network's guess in place of what the stage computes."""
+    from ..makers.quantities import BarrierSource
+
+    return entry.get("source") is not None and BarrierSource(entry["source"]).is_prediction
+
+
 def quantity_text(entry: dict[str, Any]) -> str:
     """Write a stage's value with its name, uncertainty, unit and threshold."""
     from ..makers.quantities import Quantity
@@ -117,6 +124,8 @@ def quantity_text(entry: dict[str, Any]) -> str:
     if entry.get("uncertainty") is not None:
         number += f" ± {entry['uncertainty']:.3f}"
     text = f"{quantity.label}: {number} {quantity.unit}".strip()
+    if is_prediction(entry):
+        text += ", predicted by the interstitial network"
     if entry.get("threshold") is not None:
         text += f", threshold {entry['threshold']:.3f} {quantity.unit}".rstrip()
     return text
@@ -234,7 +243,7 @@ def stage_table(rows: list[dict[str, Any]], stage: str) -> Table:
             number_text(entry),
             "" if threshold is None else f"{threshold:.2f}",
             duration(entry.get("seconds")),
-            str(entry.get("reason") or ""),
+            str(entry.get("reason") or "") + (", predicted" if is_prediction(entry) else ""),
         ]
         table.add_row(*(Text(cell) for cell in cells))
     return table

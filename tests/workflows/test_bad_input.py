@@ -72,7 +72,7 @@ def test_every_kind_of_bad_input_in_one_campaign(place: Place) -> None:
     crystals = bad_files(place.folder / "crystals")
     (place.folder / "bad.yaml").write_text(
         f"name: bad\nmaterials: {{structures: {crystals}}}\nchunk_size: 5\nstages:\n"
-        "  bvse: {settings: {spacing_A: 0.4}, gate: {max: 3}}\n"
+        "  bvse: {settings: {spacing_A: 0.4, interstitial_network: never}, gate: {max: 3}}\n"
         # Two steps and a force limit that no band reaches in them: a hop that cannot converge.
         "  neb: {settings: {images: 1, dtype: float32, min_length_A: 4.0, max_steps: 2, max_force_eV_per_A: 1.0e-6}}\n"
     )
@@ -101,7 +101,17 @@ def test_commands_answer_for_every_file(tmp_path: Path) -> None:
     place = Place(tmp_path)
     crystals = bad_files(tmp_path / "crystals")
     files = sorted(str(path) for path in crystals.iterdir())
-    done = place.run("bvse", *files, str(tmp_path / "absent.cif"), "--json", "--set", "spacing_A=0.4", ok=1)
+    done = place.run(
+        "bvse",
+        *files,
+        str(tmp_path / "absent.cif"),
+        "--json",
+        "--set",
+        "spacing_A=0.4",
+        "--interstitial-network",
+        "never",
+        ok=1,
+    )
     answers = [json.loads(line) for line in done.stdout.splitlines()]
     assert [a["file"] for a in answers if not a["file"].endswith("rows.jsonl")] == [
         *(f for f in files if not f.endswith("rows.jsonl")),

@@ -146,7 +146,8 @@ def test_rerun_of_a_completed_job_doubles_nothing(ready: Database, place: Place)
 
 
 def test_failed_candidates_are_tried_again_when_asked(ready: Database, place: Place) -> None:
-    launch(ready, spec_of("retry", {"bvse": COARSE}, crystals=["Li3P", "LiF"]), place.home)
+    bvse = {"settings": {**COARSE["settings"], "interstitial_network": "never"}}
+    launch(ready, spec_of("retry", {"bvse": bvse}, crystals=["Li3P", "LiF"]), place.home)
     run(ready, "retry")
     ledger = Ledger(ready, "retry")
     assert ledger.row("Li3P")["stages"]["bvse"]["reason"] == "missing_parameters"

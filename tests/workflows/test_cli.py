@@ -96,7 +96,7 @@ def campaign(tmp_path_factory: pytest.TempPathFactory) -> Place:
     (crystals / "broken.cif").write_text("data_nothing\nthis is not a crystal\n")
     (place.folder / "small.yaml").write_text(
         "name: small\nmaterials: {structures: crystals}\nchunk_size: 4\nstages:\n"
-        "  bvse: {settings: {spacing_A: 0.5}, gate: {max: 0.9, top: 2}}\n"
+        "  bvse: {settings: {spacing_A: 0.5, interstitial_network: never}, gate: {max: 0.9, top: 2}}\n"
     )
     (place.folder / "other.yaml").write_text(
         f"name: other\nmaterials: {{structures: [{DEMO}/Li3N.cif, {DEMO}/Li2O.cif]}}\n"
@@ -189,6 +189,7 @@ def test_version_and_bare_call(call: Call) -> None:
         (["bvse", "crystals/LiF.cif", "--set", "spacing_A"], "KEY=VALUE"),
         (["bvse", "crystals/LiF.cif", "--set", "spacing_A=wide"], "valid number"),
         (["bvse", "crystals/LiF.cif", "--set", "spacing_A={"], "is not a value"),
+        (["bvse", "crystals/LiF.cif", "--interstitial-network", "sometimes"], "missing_parameters"),
         (["bvse", "crystals/LiF.cif", "--oxidation-states", "Li"], "not a list like"),
         (["neb", "crystals/LiF.cif", "crystals/Li3N.cif", "--band", "b.xyz"], "give one file"),
         (["neb", "crystals/LiF.cif", "--band", "crystals"], "crystals is a folder"),

@@ -123,5 +123,6 @@ def test_missing_file(tmp_path: Path) -> None:
 
 def test_examples_are_valid() -> None:
     examples = Path(__file__).resolve().parents[2] / "examples"
-    specs = [read_spec(path) for path in sorted(examples.glob("*.yaml"))]
+    # Files for networks that learn have a reader and tests of their own.
+    specs = [read_spec(path) for path in sorted(examples.glob("*.yaml")) if "interstitial" not in path.stem]
     assert "demo" in [spec.name for spec in specs]
