@@ -234,7 +234,8 @@ class PercolatingNetwork(nn.Module):
         atoms = self.atom_vector(scaled(batch.atom_features, self.atom_scale))
         width_A = float(self.centres_A[1] - self.centres_A[0])
         expanded = torch.exp(-0.5 * ((batch.site_distances_A[..., None] - self.centres_A) / width_A) ** 2)
-        around = (self.filter(expanded) * atoms[batch.site_atoms]).sum(dim=1)
+        near = atoms.index_select(0, batch.site_atoms.reshape(-1)).view(*batch.site_atoms.shape, -1)
+        around = (self.filter(expanded) * near).sum(dim=1)
         described = [around, scaled(batch.site_features, self.site_scale)]
         heights = batch.site_heights_eV
         if self.settings.energies:
@@ -244,17 +245,19 @@ class PercolatingNetwork(nn.Module):
         x = self.start(torch.cat(described, dim=1))
         mean = scatter(batch.site_shares[:, None] * x, crystal, dim=0, dim_size=crystals, reduce="sum")
         summary = self.crystal(torch.cat([mean, scaled(batch.global_values, self.global_scale)], dim=1))
-        x = x + summary[crystal]
+        x = x + summary.index_select(0, crystal)
         own, first, second = batch.edge_sites
         bottlenecks, interstices = batch.link_sites
+        voids = torch.nonzero(batch.site_features[:, 2] == 0)[:, 0]
         links = scatter(batch.link_weights, interstices, dim=0, dim_size=len(x), reduce="sum").clamp(min=1e-9)
         for to_bottleneck, to_interstice in zip(self.to_bottleneck, self.to_interstice, strict=True):
-            ends = torch.cat([x[own], x[first] + x[second], (x[first] - x[second]).abs()], dim=1)
+            one, other = x.index_select(0, first), x.index_select(0, second)
+            ends = torch.cat([x.index_select(0, own), one + other, (one - other).abs()], dim=1)
             x = x.index_add(0, own, to_bottleneck(ends))
-            gathered = batch.link_weights[:, None] * x[bottlenecks]
-            heard = scatter(gathered, interstices, dim=0, dim_size=len(x), reduce="sum") / links[:, None]
-            told = to_interstice(torch.cat([x, heard], dim=1))
-            x = x + torch.where(batch.site_features[:, 2:3] > 0, torch.zeros_like(told), told)
+            gathered = batch.link_weights[:, None] * x.index_select(0, bottlenecks)
+            heard = torch.zeros_like(x).index_add(0, interstices, gathered) / links[:, None]
+            here = torch.cat([x.index_select(0, voids), heard.index_select(0, voids)], dim=1)
+            x = x.index_add(0, voids, to_interstice(here))
         energy = self.energy(x)[:, 0]
         if self.settings.energies:
             energy = energy + height
