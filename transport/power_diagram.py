@@ -28,9 +28,9 @@ TOUCHING_A2 = (1e-6, 1e-8, 1e-4, 1e-10)
 PLANE_A = (1e-5, 1e-6, 1e-4, 1e-7)
 #: Vertices closer than this (Angstrom) are one.
 SAME_VERTEX_A = 1e-5
-#: Where no tolerance fits, the crystal is distorted by this much (relative and Angstrom), the least that helps: then
-#: only four spheres meet at a vertex.
-DISTORTIONS = (1e-5, 1e-4, 1e-3)
+#: Where no tolerance fits, the crystal is distorted at random by so much (relative and Angstrom) until
+#: only four spheres meet at every vertex.
+DISTORTIONS = (1e-5, 1e-5, 1e-4, 1e-4, 1e-4, 1e-3, 1e-3, 1e-3)
 #: The first block of images reaches so far (Angstrom) around the cell.
 FIRST_REACH_A = 6.0
 _TETRAHEDRON = [np.array(ring) for ring in ((0, 1, 2), (0, 1, 3), (0, 2, 3), (1, 2, 3))]

@@ -57,3 +57,9 @@ def test_disordered_sites_count_as_their_most_frequent_species():
     assert len(radii.sites) == 8  # the mixed sites stay, without their lithium
     assert set(radii.species) == {"Mn3+", "O2-"}
     assert any("8 partly occupied or mixed" in sentence for sentence in radii.notes)
+
+
+def test_europium_has_a_radius():
+    # pymatgen's table has an entry of europium without a charge beside those with one.
+    assert shannon_radius_A("Eu", 2, 6) == 1.31
+    assert shannon_radius_A("Eu", 3, 6) == 1.087

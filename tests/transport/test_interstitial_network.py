@@ -388,3 +388,16 @@ def test_the_network_is_that_of_an_independent_code(name):
     )
     assert (len(network.graph.radii_A), len(network.graph.edges)) == (nodes, edges)
     np.testing.assert_allclose(network.segment_values_A, sorted(values, reverse=True), atol=1e-4)
+
+
+def test_a_crystal_that_defeats_every_tolerance_is_distorted_until_its_voids_fit_together():
+    # Cs2LiCr(CN)6 (mp-570502, CC BY 4.0): one draw of the distortion is not enough for its nearly degenerate vertices.
+    crystal = Structure.from_spacegroup(
+        "P4/mnc",
+        Lattice.tetragonal(7.668816, 10.874485),
+        ["Cs", "Li", "Cr", "C", "C", "N", "N"],
+        [[0.5, 0, 0.25], [0, 0, 0.5], [0, 0, 0], [0.836725, 0.79012, 0], [0, 0, 0.812417],
+         [0.242537, 0.830931, 0.5], [0, 0, 0.704302]],
+    )  # fmt: skip
+    network = interstitial_network(crystal, "Li")
+    np.testing.assert_allclose(network.connection_values_A, 0.80884, atol=1e-4)
