@@ -43,6 +43,7 @@ class CandidateResult(BaseModel):
     content_key: str | None = None
     reused_from: str | None = None
     attempt: int = 0
+    ingested_from: str | None = None
     document: dict[str, Any] | None = None
 
 

@@ -59,8 +59,8 @@ class ElementTable:
         unknown = sorted({symbol for symbol in symbols if symbol not in position})
         if unknown:
             raise CandidateError(
-                f"The path network has no descriptors for {', '.join(unknown)}; leave the gnn stage out for this "
-                "material.",
+                f"The network has no descriptors for {', '.join(unknown)}; check the symbols, or do without it "
+                "for this material.",
                 Reason.UNSUPPORTED_ELEMENT,
             )
         return np.array([position[symbol] for symbol in symbols], dtype=np.int64)

@@ -25,6 +25,16 @@ DATA = {
     "licence": "MIT (sai-mat-group)",
 }
 
+CARD_COLUMNS: tuple[str, ...] = (
+    "rows",
+    "mae_eV",
+    "rmse_eV",
+    "r2",
+    "spearman",
+    *(f"{name}_{threshold}_eV" for threshold in ("0.65", "0.50") for name in ("accuracy", "precision", "recall")),
+)
+"""Metrics in the tables that people read."""
+
 
 @dataclass(frozen=True)
 class LoadedEnsemble:
@@ -81,19 +91,37 @@ def save_ensemble(
         },
         "metrics": metrics,
     }
-    file.with_suffix(".json").write_text(json.dumps(info, indent=1) + "\n")
+    file.with_suffix(".json").write_text(json.dumps(without_nan(info), indent=1) + "\n")
     return info
+
+
+def without_nan(data: Any) -> Any:
+    """Data whose numbers JSON can hold: None stands where one is not finite."""
+    if isinstance(data, float):
+        return data if np.isfinite(data) else None
+    if isinstance(data, dict):
+        return {key: without_nan(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [without_nan(value) for value in data]
+    return data
+
+
+def number_text(value: float | None) -> str:
+    """A metric with three decimals, or a dash where it has no meaning."""
+    return "-" if value is None or not np.isfinite(value) else f"{value:.3f}"
 
 
 def model_card(info: dict[str, Any]) -> str:
     """The model card of a checkpoint in Markdown, from the content of its JSON file."""
     metrics, settings = info["metrics"], info["settings"]
-    columns = ["rows", "mae_eV", "rmse_eV", "r2", "spearman", "accuracy_0.65_eV", "accuracy_0.50_eV"]
+    columns = [name for name in CARD_COLUMNS if all(name in values for values in metrics["table"].values())]
     table = ["| predictor, rows | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
     for name, values in metrics["table"].items():
-        cells = [f"{values[c]:.0f}" if c == "rows" else f"{values[c]:.3f}" for c in columns]
+        cells = [f"{values[c]:.0f}" if c == "rows" else number_text(values[c]) for c in columns]
         table.append(f"| {name} | " + " | ".join(cells) + " |")
-    intervals = [f"- {key}: {low:.3f} to {high:.3f}" for key, (low, high) in metrics["interval_90"].items()]
+    intervals = [
+        f"- {key}: {number_text(low)} to {number_text(high)}" for key, (low, high) in metrics["interval_90"].items()
+    ]
     coverage = ", ".join(f"{float(level):.0%} → {seen:.1%}" for level, seen in metrics["coverage"].items())
     outliers = [
         f"- {row['path_id']}: label {row['true_eV']:.2f}, network {row['predicted_eV']:.2f} ± {row['sigma_eV']:.2f} eV"

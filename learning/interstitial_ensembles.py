@@ -15,16 +15,14 @@ import torch
 from ..transport.errors import WeightsError
 from .barrier_regression import LEAST_BARRIER_EV
 from .elements import DESCRIPTORS, ElementTable, element_table
-from .evaluation import grouped_folds
+from .evaluation import grouped_folds, interval_coverage, sigma_scale
 from .interstitial_evaluation import (
     EvaluationSettings,
     barrier_scores,
     evaluate_networks,
-    interval_coverage,
     labelled_only,
     markdown_table,
     score_table,
-    sigma_scale,
 )
 from .interstitial_graphs import GLOBAL_FEATURES
 from .interstitial_storage import InterstitialDataset, LabelledCrystal, load_dataset

@@ -17,10 +17,11 @@ import numpy as np
 
 from ..transport.checkpoints import content_key
 from .barrier_regression import LEAST_BARRIER_EV
-from .evaluation import barrier_metrics
+from .elements import element_table
+from .evaluation import barrier_metrics, gate_metrics, interval_coverage, sigma_scale
 from .interstitial_dataset import Split, repeated_splits
 from .interstitial_graphs import GLOBAL_FEATURES
-from .interstitial_storage import InterstitialDataset, load_dataset
+from .interstitial_storage import InterstitialDataset, LabelledCrystal, load_dataset
 
 Progress = Callable[[str], None]
 
@@ -107,8 +108,7 @@ def barrier_scores(true_eV: np.ndarray, predicted_eV: np.ndarray, threshold_eV: 
     """
     found = barrier_metrics(true_eV, predicted_eV, ())
     logarithms = [np.log(np.maximum(values, LEAST_BARRIER_EV)) for values in (true_eV, predicted_eV)]
-    passes, chosen = true_eV <= threshold_eV, predicted_eV <= threshold_eV
-    right = float((passes & chosen).sum())
+    gate = gate_metrics(true_eV, predicted_eV, threshold_eV)
     return {
         "crystals": float(len(true_eV)),
         "r2": found["r2"],
@@ -116,8 +116,8 @@ def barrier_scores(true_eV: np.ndarray, predicted_eV: np.ndarray, threshold_eV: 
         "mae_eV": found["mae_eV"],
         "median_error_eV": found["median_error_eV"],
         "spearman": found["spearman"],
-        "precision": right / float(chosen.sum()) if chosen.any() else float("nan"),
-        "recall": right / float(passes.sum()) if passes.any() else float("nan"),
+        "precision": gate["precision"],
+        "recall": gate["recall"],
     }
 
 
@@ -142,17 +142,18 @@ def splits_of(dataset: InterstitialDataset, kind: str, repeats: int, seed: int) 
     return [(str(number), split) for number, split in enumerate(repeated_splits(groups, repeats, seed))]
 
 
-def most_electronegative(chemical_system: str) -> str:
-    """The element of a chemical system that attracts electrons most, on Pauling's scale."""
-    from pymatgen.core import Element
-
-    return max(chemical_system.split("-"), key=lambda symbol: Element(symbol).X)
+def anions_of(crystal: LabelledCrystal) -> set[str]:
+    """Elements with a negative charge in a crystal."""
+    symbols, graph = element_table().symbols, crystal.graph
+    return {symbols[row] for row, charge in zip(graph.atom_rows, graph.atom_charges, strict=True) if charge < 0}
 
 
 def _anion_splits(dataset: InterstitialDataset, seed: int) -> list[tuple[str, Split]]:
+    """Splits whose training and validation have not one crystal with the anion, be there others beside it or not."""
     members: dict[str, list[int]] = defaultdict(list)
     for number, crystal in enumerate(dataset.crystals):
-        members[most_electronegative(crystal.chemical_system)].append(number)
+        for anion in anions_of(crystal):
+            members[anion].append(number)
     splits = []
     for anion, held_out in sorted(members.items()):
         if anion == "O" or len(held_out) < _LEAST_ANION:
@@ -333,19 +334,6 @@ def _result(folder: str, settings: EvaluationSettings, task: Task) -> dict[str, 
         "predicted_eV": predicted_eV.tolist(),
         "sigma_log": sigma_log,
     }
-
-
-def sigma_scale(true: np.ndarray, mean: np.ndarray, sigma: np.ndarray) -> float:
-    """Factor on sigma that makes 68.3 % of the true values lie within one sigma of the mean."""
-    return float(np.quantile(np.abs(true - mean) / np.maximum(sigma, 1e-9), 0.6827))
-
-
-def interval_coverage(true: np.ndarray, mean: np.ndarray, sigma: np.ndarray) -> dict[str, float]:
-    """Share of true values inside the central normal intervals of 50, 80 and 90 %."""
-    from scipy.stats import norm
-
-    z = np.abs(true - mean) / np.maximum(sigma, 1e-9)
-    return {str(level): float((z <= norm.ppf(0.5 + level / 2)).mean()) for level in (0.5, 0.8, 0.9)}
 
 
 def score_table(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

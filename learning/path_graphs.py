@@ -48,6 +48,12 @@ _LEAST_DISTANCE_A = 0.3
 _SIDEWAYS_LIMIT_A = 1.5
 """How far an image may give way."""
 
+_LONGEST_HOP_A = 15.0
+"""The longest published hop has 9 Angstrom; more is Cartesian coordinates, or images on two sides of the cell."""
+
+_NARROWEST_CELL_A = 1.0
+"""No crystal repeats within less; the copies of such a cell would be countless."""
+
 
 @dataclass(frozen=True)
 class GraphSettings:
@@ -143,8 +149,8 @@ def build_path_graph(
     Raises
     ------
     StructureError
-        The path has fewer than two images, no length, coordinates that are not finite, a flat cell, no framework atom
-        near it, or an end on an atom.
+        The path has fewer than two images, no length or that of several hops, coordinates that are not finite, a flat
+        or tiny cell, no framework atom near it, or an end on an atom.
     CandidateError
         With reason ``unsupported_element`` for an element without descriptors.
     """
@@ -156,14 +162,17 @@ def build_path_graph(
     framework = np.asarray(path.framework_frac_coords, dtype=float).reshape(-1, 3)
     if corners.ndim != 2 or corners.shape[0] < 2 or corners.shape[1] != 3:
         raise StructureError(f"The path {label} needs at least two images with three coordinates each.")
-    if len(framework) != len(path.framework_species):
-        raise StructureError(
-            f"The path {label} has {len(framework)} positions for {len(path.framework_species)} atoms."
-        )
+    if len(framework) != (atoms := len(path.framework_species)):
+        raise StructureError(f"The path {label} has {len(framework)} positions for {atoms} atoms.")
     if not (np.isfinite(lattice).all() and np.isfinite(corners).all() and np.isfinite(framework).all()):
         raise StructureError(f"The path {label} holds a coordinate that is not a finite number.")
     if abs(np.linalg.det(lattice)) < 1e-3:
         raise StructureError(f"The cell of the path {label} has no volume; check its lattice vectors.")
+
+    if not (1.0 / np.linalg.norm(np.linalg.inv(lattice), axis=0)).min() >= _NARROWEST_CELL_A:
+        raise StructureError(
+            f"The cell of the path {label} is narrower than {_NARROWEST_CELL_A:.0f} Angstrom; check it."
+        )
 
     ion_row = int(table.rows([path.ion])[0])
     rows = table.rows(path.framework_species)
@@ -171,6 +180,11 @@ def build_path_graph(
     length_A = float(np.linalg.norm(np.diff(corners_A, axis=0), axis=1).sum())
     if length_A < 1e-3:
         raise StructureError(f"The path {label} has no length: both ends are the same site.")
+    if length_A > _LONGEST_HOP_A:
+        raise StructureError(
+            f"The path {label} is {length_A:.0f} Angstrom long, more than any single hop; coordinates must be "
+            "fractional, and images must not jump across the cell."
+        )
     straight_A = corners_A if len(corners_A) == settings.images else resample(corners_A, settings.images)
 
     # atoms just outside the graph are needed to tell what the outermost atoms of the graph are bonded to

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..transport.errors import WeightsError
 from ..transport.paths import MigrationPath
-from .path_graphs import build_path_graph
+from .path_graphs import PathGraph, build_path_graph
 
 if TYPE_CHECKING:
     # torch takes seconds to import; commands that predict nothing should not wait for it
@@ -52,13 +52,47 @@ def predict_paths(
     """
     if not paths:
         return np.zeros(0), np.zeros(0)
-    from .training import combine, predict_targets, to_barrier
+    predictor = PathNetworkPredictor(checkpoint)
+    return predictor.predict([predictor.graph(path) for path in paths])
 
-    ensemble = _loaded(checkpoint)
-    settings = ensemble.settings
-    graphs = [build_path_graph(path, settings.graph, ensemble.table) for path in paths]
-    mean, sigma = combine(*predict_targets(ensemble.networks, graphs))
-    return to_barrier(mean, ensemble.sigma_scale * sigma, settings.offset_eV)
+
+class PathNetworkPredictor:
+    """The path network as one of the :mod:`.barrier_models`: one row becomes a graph, graphs are predicted together.
+
+    Parameters
+    ----------
+    checkpoint
+        An ensemble's file; the shipped one by default.
+
+    Raises
+    ------
+    WeightsError
+        The checkpoint is missing, damaged or of another format.
+    """
+
+    def __init__(self, checkpoint: Path | str | None = None) -> None:
+        self.ensemble = _loaded(checkpoint)
+
+    def prepare(self, row: dict[str, Any]) -> PathGraph:
+        """The graph of a row's path.
+
+        Raises
+        ------
+        CandidateError
+            ``unsupported_element``, or a :class:`StructureError` for a path that is none.
+        """
+        return self.graph(MigrationPath.from_row(row))
+
+    def graph(self, path: MigrationPath) -> PathGraph:
+        """As :meth:`prepare`, from the path itself."""
+        return build_path_graph(path, self.ensemble.settings.graph, self.ensemble.table)
+
+    def predict(self, prepared: Sequence[PathGraph]) -> tuple[np.ndarray, np.ndarray]:
+        """Barriers and their sigma in eV, shape (paths,) each; see :func:`predict_paths`."""
+        from .training import combine, predict_targets, to_barrier
+
+        mean, sigma = combine(*predict_targets(self.ensemble.networks, prepared))
+        return to_barrier(mean, self.ensemble.sigma_scale * sigma, self.ensemble.settings.offset_eV)
 
 
 def checkpoint_info(checkpoint: Path | str | None = None) -> dict[str, Any]:

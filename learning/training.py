@@ -15,7 +15,7 @@ import torch
 
 from ..transport.paths import MigrationPath
 from .elements import DESCRIPTORS, element_table
-from .evaluation import barrier_metrics, grouped_folds, host_groups
+from .evaluation import compare_predictors, grouped_folds, host_groups, sigma_scale
 from .path_graphs import IMAGE_FEATURES, PATH_FEATURES, GraphSettings, PathGraph, build_path_graph
 from .path_network import NetworkSettings, PathBatch, PathNetwork
 
@@ -75,12 +75,15 @@ class Ensemble:
         The fold that each member did not see.
     sigma_scale
         Factor on the total uncertainty that makes 68.3 % of the out-of-fold barriers lie within one sigma.
+    losses
+        Mean loss of each member in each epoch, those of members kept from an earlier call included.
     """
 
     settings: TrainingSettings
     members: list[dict[str, torch.Tensor]]
     fold_of_member: list[int]
     sigma_scale: float
+    losses: list[list[float]] = field(default_factory=list)
 
 
 @dataclass
@@ -128,7 +131,11 @@ def feature_scale(graphs: Sequence[PathGraph]) -> tuple[torch.Tensor, torch.Tens
 
 
 def train_member(
-    graphs: Sequence[PathGraph], targets: np.ndarray, settings: TrainingSettings, seed: int
+    graphs: Sequence[PathGraph],
+    targets: np.ndarray,
+    settings: TrainingSettings,
+    seed: int,
+    after_epoch: Callable[[int, float], None] | None = None,
 ) -> tuple[PathNetwork, list[float]]:
     """Train one network.
 
@@ -138,6 +145,8 @@ def train_member(
         Paths to learn.
     targets
         Transformed barriers, NaN where unknown, shape (paths, settings.network.targets).
+    after_epoch
+        Called with the number of epochs done and the mean loss of the last one.
 
     Returns
     -------
@@ -174,6 +183,8 @@ def train_member(
             if epoch >= 0.75 * settings.epochs:
                 average.update_parameters(network)
         history.append(float(np.mean(losses)))
+        if after_epoch is not None:
+            after_epoch(epoch + 1, history[-1])
     if int(average.n_averaged) > 0:
         network.load_state_dict(average.module.state_dict())
     network.target_scale.copy_(torch.stack([centre, spread]))
@@ -258,7 +269,7 @@ def train_path_network(
     seed
         Seed of the folds and, with the member's number, of each network.
     progress
-        Called with one line after each member.
+        Called with one line after each epoch.
     resume
         Folder where finished members are kept; a second call with the same rows, settings and seed goes on there.
     """
@@ -271,36 +282,45 @@ def train_path_network(
     key = _training_key(rows, settings, seed)
     members: list[dict[str, torch.Tensor]] = []
     fold_of_member: list[int] = []
+    losses: list[list[float]] = []
+    total = settings.folds * settings.members_per_fold
     mean, sigma = np.zeros(len(rows)), np.zeros(len(rows))
     for fold in range(settings.folds):
         inside, outside = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
         networks = []
         for member in range(settings.members_per_fold):
             number = fold * settings.members_per_fold + member
-            place = f"fold {fold + 1}/{settings.folds}, member {member + 1}/{settings.members_per_fold}"
+            place = f"member {number + 1} of {total}"
             file = resume / f"{key}-member-{number}.pt" if resume else None
             if file is not None and file.exists():
-                network = empty_network(settings)
-                network.load_state_dict(torch.load(file, weights_only=True))
+                kept = torch.load(file, weights_only=True)
+                network, history = empty_network(settings), kept["losses"]
+                network.load_state_dict(kept["weights"])
                 network.eval()
-                say(f"{place}: kept from before")
+                say(f"{place}, epoch {len(history)} of {settings.epochs}: kept from before")
             else:
                 network, history = train_member(
-                    [graphs[i] for i in inside], targets[inside], settings, seed=1000 * seed + number
+                    [graphs[i] for i in inside],
+                    targets[inside],
+                    settings,
+                    seed=1000 * seed + number,
+                    after_epoch=lambda epoch, loss, place=place: say(  # type: ignore[misc]
+                        f"{place}, epoch {epoch} of {settings.epochs}: loss {loss:.3f}"
+                    ),
                 )
-                say(f"{place}: loss {history[0]:.3f} -> {history[-1]:.3f}")
                 if file is not None:
-                    write_atomically(network.state_dict(), file)
+                    write_atomically({"weights": network.state_dict(), "losses": history}, file)
+            losses.append(history)
             networks.append(network)
             members.append(network.state_dict())
             fold_of_member.append(fold)
         mean[outside], sigma[outside] = combine(*predict_targets(networks, [graphs[i] for i in outside]))
     residual = targets[:, 0] - mean
-    scale = float(np.quantile(np.abs(residual) / sigma, 0.6827))
+    scale = sigma_scale(targets[:, 0], mean, sigma)
     predicted_eV, sigma_eV = to_barrier(mean, scale * sigma, settings.offset_eV)
     true_eV = np.array([row["barrier_dft_eV"] for row in rows], dtype=float)
     validation = CrossValidation(true_eV, predicted_eV, sigma_eV, groups, folds, residual / (scale * sigma))
-    return Ensemble(settings, members, fold_of_member, scale), validation
+    return Ensemble(settings, members, fold_of_member, scale, losses), validation
 
 
 def metrics_table(
@@ -310,22 +330,8 @@ def metrics_table(
 
     ``all`` holds every row, ``common`` those that have a MACE barrier, with and without rows above ``outlier_eV``.
     """
-    true_eV = validation.true_eV
-    median_eV = np.array([np.median(true_eV[validation.fold != fold]) for fold in validation.fold])
-    mace_eV = np.array(
-        [np.nan if row.get("barrier_mace_relax_eV") is None else row["barrier_mace_relax_eV"] for row in rows]
-    )
-    usual = true_eV <= outlier_eV
-    has_mace = np.isfinite(mace_eV)
-    table: dict[str, dict[str, float]] = {}
-    for name, chosen in {"all": usual | True, "usual": usual, "usual_with_mace": usual & has_mace}.items():
-        table[f"network/{name}"] = barrier_metrics(true_eV[chosen], validation.predicted_eV[chosen])
-        table[f"median/{name}"] = barrier_metrics(true_eV[chosen], median_eV[chosen])
-        if has_mace[chosen].all():
-            table[f"mace_neb/{name}"] = barrier_metrics(true_eV[chosen], mace_eV[chosen])
-            mean_eV = 0.5 * (mace_eV[chosen] + validation.predicted_eV[chosen])
-            table[f"mean_of_both/{name}"] = barrier_metrics(true_eV[chosen], mean_eV)
-    return table
+    table = compare_predictors(rows, validation.predicted_eV[None, :], validation.fold[None, :], outlier_eV)
+    return {f"{entry['predictor']}/{entry['rows_of']}": entry["metrics"] for entry in table}
 
 
 def empty_network(settings: TrainingSettings, elements: int | None = None) -> PathNetwork:
@@ -337,7 +343,7 @@ def empty_network(settings: TrainingSettings, elements: int | None = None) -> Pa
 
 def _training_key(rows: Sequence[dict[str, Any]], settings: TrainingSettings, seed: int) -> str:
     """A hash of everything that a member depends on."""
-    text = json.dumps([list(rows), asdict(settings), seed], sort_keys=True, default=str)
+    text = json.dumps(["weights and losses", list(rows), asdict(settings), seed], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

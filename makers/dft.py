@@ -57,6 +57,7 @@ class HandoffMaker(StageMaker):
         images: Any = read(io.StringIO(band.images_extxyz), index=":", format="extxyz")
         name = f"{structure.composition.reduced_formula}-{structure_hash(structure)[:8]}"
         settings = self.settings
+        hop = _hop_of(band, images[0].info.get("path_id"))
         result = write_handoff(
             images,
             Path(settings.folder) / name,
@@ -72,6 +73,8 @@ class HandoffMaker(StageMaker):
                 "potential": band.potential,
                 "weights_sha256": band.weights_sha256,
                 "content_key_neb": band.content_key,
+                "structure_hash": band.structure_hash,
+                **hop,
             },
         )
         return {
@@ -82,5 +85,16 @@ class HandoffMaker(StageMaker):
             "potcar": result.potcar,
             "images_written": result.images + 2,
             "barrier_machine_learned_eV": band.barrier_1d_eV,
+            "hop_id": hop["hop_id"],
             "warnings": [*result.notes, result.potcar_reason] if result.potcar == "spec" else [*result.notes],
         }
+
+
+def _hop_of(band: BandDocument, hop_id: str | None) -> dict[str, Any]:
+    """What the neb stage says of the hop that the images belong to, for whoever brings results back."""
+    record = next((record for record in band.bands if record.hop_id == hop_id), None)
+    return {
+        "hop_id": hop_id,
+        "hop_distance_A": None if record is None else record.distance_A,
+        "hop_multiplicity": None if record is None else record.multiplicity,
+    }

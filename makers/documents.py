@@ -198,7 +198,7 @@ class BandRecord(BaseModel):
 
     hop_id: str
     distance_A: float
-    multiplicity: int
+    multiplicity: int | None
     converged: bool
     reason: str | None = Field(None, description="Why there is no barrier.")
     message: str | None = None
@@ -237,3 +237,53 @@ class HandoffDocument(StageDocument):
     potcar: str = Field(description="Whether POTCAR files or only their specification were written.")
     images_written: int
     barrier_machine_learned_eV: float | None
+    hop_id: str | None = Field(None, description="The hop of the neb stage that the band is of.")
+
+
+class ImageRecord(BaseModel):
+    """What a DFT calculation says of one image, at its last complete ionic step."""
+
+    image: int
+    energy_eV: float | None = Field(description="Total energy with the smearing extrapolated to zero.")
+    steps: int = Field(description="Complete ionic steps.")
+    max_force_eV_per_A: float | None = Field(
+        description="Largest force that must vanish: across the band, or all of it on end points and climbing image."
+    )
+    electronically_converged: bool | None
+    ionically_converged: bool | None = Field(description="Whether that force lies within the limit.")
+    finished: bool = Field(description="Whether the output file is whole.")
+    read_from: str | None = Field(description="The output file, relative to the folder.")
+    problem: str | None = None
+
+
+class DftBandDocument(StageDocument):
+    """A DFT-NEB that was computed elsewhere, as its folder tells it.
+
+    ``None`` as a barrier means that the band did not converge or is not complete; ``reason`` and ``message`` say why.
+    """
+
+    default_quantity: ClassVar[Quantity] = Quantity.BARRIER_SPAN
+
+    engine: str = "vasp"
+    folder: str
+    functional: str | None
+    hubbard_u_eV: dict[str, float]
+    cutoff_eV: float | None
+    kpoints: str | None
+    force_limit_eV_per_A: float = Field(description="Largest force of a converged image.")
+    barrier_forward_eV: float | None
+    barrier_reverse_eV: float | None
+    barrier_span_eV: float | None
+    splined_forward_eV: float | None
+    splined_reverse_eV: float | None
+    splined_span_eV: float | None
+    reason: str | None
+    message: str | None
+    climbing_image: int | None
+    images_expected: int = Field(description="End points included.")
+    images: list[ImageRecord]
+    bands: list[BandRecord] = Field(description="The band, where every image has an energy.")
+    images_extxyz: str | None
+    hop_id: str | None
+    barrier_machine_learned_eV: float | None
+    handoff: HandoffDocument | None = Field(None, description="The inputs that this stage wrote for the material.")

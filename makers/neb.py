@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from ..transport.errors import NotConvergedError, Reason
+from .band_records import band_barrier, band_extxyz, band_record
 from .documents import BandDocument, BandRecord, StageDocument
 from .settings import BandStageSettings
 from .stage import StageMaker, finite_or_none
@@ -20,10 +20,6 @@ if TYPE_CHECKING:
 
     from ..transport.hops import Hop
     from ..transport.neb import BandResult
-
-
-LOWER_SITE_EV = 0.1
-"""A band that dips farther than this below both end points joins sites that are none."""
 
 
 @dataclass
@@ -83,7 +79,7 @@ class BandMaker(StageMaker):
                 barriers[index] = 0.0
                 warnings.append(f"The sites of hop {hop.hop_id} relax into one; the path is taken to be open there.")
                 continue
-            barriers[index] = _barrier(hop, results[index])
+            barriers[index] = band_barrier(results[index], hop.hop_id)
         banded = {index: result for index, result in results.items() if result.converged}
         if not banded:
             raise NotConvergedError(
@@ -109,56 +105,10 @@ class BandMaker(StageMaker):
             "dimension": sum(value is not None for value in values),
             "potential": potential.name,
             "bands": [_record(network.hops[index], result) for index, result in results.items()],
-            "images_extxyz": _extxyz(results[limiting]),
+            "images_extxyz": band_extxyz(results[limiting]),
             "warnings": warnings,
         }
 
 
-def _barrier(hop: Hop, result: BandResult) -> float:
-    """Return the barrier of a band, in eV, or say why it has none."""
-    if not result.converged or result.barrier_span_eV is None:
-        raise NotConvergedError(
-            f"The band of hop {hop.hop_id} has no barrier: {result.message}", result.reason or Reason.NOT_CONVERGED
-        )
-    depth = float(min(result.energies_eV[0], result.energies_eV[-1]) - result.energies_eV.min())
-    if depth > LOWER_SITE_EV:
-        raise NotConvergedError(
-            f"The band of hop {hop.hop_id} passes a site {depth:.2f} eV below its end points, so the ion does not rest "
-            "where the structure says; relax the structure and run it again.",
-            Reason.LOWER_SITE_ON_PATH,
-        )
-    return result.barrier_span_eV
-
-
-def _extxyz(result: BandResult) -> str:
-    """Return the band as extended XYZ text."""
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "band.extxyz"
-        result.to_extxyz(file)
-        return file.read_text()
-
-
 def _record(hop: Hop, result: BandResult) -> BandRecord:
-    from_start = result.energies_eV - result.energies_eV[0]
-    return BandRecord(
-        hop_id=hop.hop_id,
-        distance_A=hop.distance_A,
-        multiplicity=hop.multiplicity,
-        converged=result.converged,
-        reason=None if result.reason is None else str(result.reason),
-        message=result.message,
-        barrier_forward_eV=result.barrier_forward_eV,
-        barrier_reverse_eV=result.barrier_reverse_eV,
-        barrier_span_eV=result.barrier_span_eV,
-        splined_forward_eV=result.splined_forward_eV,
-        splined_reverse_eV=result.splined_reverse_eV,
-        splined_span_eV=result.splined_span_eV,
-        energies_eV=[float(e) for e in from_start],
-        lengths_A=[float(x) for x in result.path_lengths_A],
-        max_force_eV_per_A=float(result.max_force_eV_per_A),
-        intermediate_minimum=result.intermediate_minimum,
-        steps=result.steps,
-        evaluations=result.evaluations,
-        seconds=result.seconds,
-        atoms=len(result.images[0]),
-    )
+    return band_record(result, hop.hop_id, hop.distance_A, hop.multiplicity)

@@ -17,6 +17,7 @@ class Quantity(StrEnum):
     ENERGY_ABOVE_HULL = "energy_above_hull_eV_per_atom"
     BAND_GAP = "band_gap_eV"
     IMAGES_WRITTEN = "images_written"
+    BARRIER_SPAN = "barrier_span_eV"
 
     @property
     def label(self) -> str:
@@ -44,6 +45,7 @@ _FACTS: dict[Quantity, tuple[str, str, bool]] = {
     Quantity.ENERGY_ABOVE_HULL: ("energy above hull", "eV/atom", True),
     Quantity.BAND_GAP: ("band gap", "eV", False),
     Quantity.IMAGES_WRITTEN: ("images written", "", False),
+    Quantity.BARRIER_SPAN: ("DFT barrier of one hop, highest less lowest image", "eV", True),
 }
 
 

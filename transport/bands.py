@@ -10,6 +10,16 @@ from ase import Atoms
 if TYPE_CHECKING:
     from .paths import MigrationPath
 
+BARRIERS = (
+    "barrier_forward_eV",
+    "barrier_reverse_eV",
+    "barrier_span_eV",
+    "splined_forward_eV",
+    "splined_reverse_eV",
+    "splined_span_eV",
+)
+"""Fields of a band's result that hold a barrier; all of them are None unless the band converged."""
+
 
 def path_atoms(path: MigrationPath, ion_frac_coords: np.ndarray) -> Atoms:
     """The path's framework with the migrating ion, the last atom, at a point.
@@ -209,6 +219,21 @@ def splined_extremes_eV(positions: np.ndarray, energies: np.ndarray, forces: np.
     flat = spline.derivative().roots(extrapolate=False)
     values = np.concatenate([energies, spline(flat[np.isfinite(flat)])])
     return float(values.max()), float(values.min())
+
+
+def barriers_eV(positions: np.ndarray, energies: np.ndarray, forces: np.ndarray) -> dict[str, float]:
+    """The barriers of a band, as :class:`~hopflow.transport.band_result.BandResult` defines and names them.
+
+    Parameters
+    ----------
+    positions, energies, forces
+        Of all images, end points included; shapes (images + 2, atoms, 3), (images + 2,), (images + 2, atoms, 3). The
+        forces are the true ones, without springs and projections.
+    """
+    high, low = splined_extremes_eV(positions, energies, forces)
+    first, last, top = energies[0], energies[-1], energies.max()
+    values = (top - first, top - last, top - energies.min(), high - first, high - last, high - low)
+    return {name: float(value) for name, value in zip(BARRIERS, values, strict=True)}
 
 
 def has_intermediate_minimum(energies: np.ndarray, depth_eV: float = 0.05) -> bool:

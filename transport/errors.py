@@ -48,6 +48,10 @@ class Reason(StrEnum):
     LOWER_SITE_ON_PATH = "lower_site_on_path"
     TOO_MANY_EVALUATIONS = "too_many_evaluations"
     INCONSISTENT_BAND = "inconsistent_band"
+    BAND_CONVERGED = "band_converged"
+    INCOMPLETE_RESULTS = "incomplete_results"
+    NO_RESULTS = "no_results"
+    OTHER_MATERIAL = "other_material"
     WEIGHTS_MISSING = "weights_missing"
     WEIGHTS_WRONG = "weights_wrong"
     WORKER_DIED = "worker_died"
@@ -92,6 +96,10 @@ _SENTENCES: dict[Reason, str] = {
     Reason.NOT_CONVERGED: "The calculation ended before it converged, so it has no barrier.",
     Reason.UNPHYSICAL_BARRIER: "The barrier lies outside the range that a potential can be trusted with.",
     Reason.INCONSISTENT_BAND: "The images of the band do not describe one hop in one crystal.",
+    Reason.BAND_CONVERGED: "A DFT band that was computed elsewhere converged; its barrier is the stage's value.",
+    Reason.INCOMPLETE_RESULTS: "The calculation's folder lacks a part of its results, so it has no barrier.",
+    Reason.NO_RESULTS: "The folder holds no results of a nudged elastic band.",
+    Reason.OTHER_MATERIAL: "The results belong to another material than the one that they were brought for.",
     Reason.LOWER_SITE_ON_PATH: "The band passes a site that lies lower than its end points, so it is not one hop.",
     Reason.TOO_MANY_EVALUATIONS: "The landscape needs more energies than allowed, even on its coarsest grid.",
     Reason.WEIGHTS_MISSING: "The potential's weights could not be had.",

@@ -13,7 +13,9 @@ from ase import Atoms
 
 from .band_result import BandResult, BandSettings
 from .bands import (
+    BARRIERS,
     band_forces,
+    barriers_eV,
     climbing_image,
     has_intermediate_minimum,
     improve_by_pair_distances,
@@ -21,7 +23,6 @@ from .bands import (
     largest_force,
     path_atoms,
     path_lengths_A,
-    splined_extremes_eV,
 )
 from .checkpoints import content_key, load_checkpoint, save_checkpoint
 from .energies import Potential
@@ -30,15 +31,6 @@ from .optimizers import LimitedMemoryBFGS
 from .paths import MigrationPath
 
 __all__ = ["BandProgress", "BandResult", "BandSettings", "run_band"]
-
-_BARRIERS = (
-    "barrier_forward_eV",
-    "barrier_reverse_eV",
-    "barrier_span_eV",
-    "splined_forward_eV",
-    "splined_reverse_eV",
-    "splined_span_eV",
-)
 
 # End points nearer to each other than this share of the hop are one minimum.
 _MERGED_FRACTION = 0.3
@@ -298,13 +290,9 @@ class _BandRun:
         """The outcome so far; barriers only where there is no error."""
         energies = self.energies
         evaluated = bool(np.isfinite(energies).all())
-        barriers: dict[str, float | None] = dict.fromkeys(_BARRIERS)
+        barriers: dict[str, float | None] = dict.fromkeys(BARRIERS)
         if error is None:
-            high, low = splined_extremes_eV(self.positions, energies, self.forces)
-            first, last, top = energies[0], energies[-1], energies.max()
-            raw = (top - first, top - last, top - energies.min())
-            values = (*raw, high - first, high - last, high - low)
-            barriers = {name: float(value) for name, value in zip(_BARRIERS, values, strict=True)}
+            barriers.update(barriers_eV(self.positions, energies, self.forces))
         known = np.isfinite(self.positions).all(axis=(1, 2))
         return BandResult(
             **barriers,

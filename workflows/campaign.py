@@ -388,8 +388,8 @@ def _retry(ledger: Ledger, pattern: re.Pattern[str]) -> int:
     for row in ledger.rows():
         for stage in ledger.stages:
             entry = row["stages"].get(stage)
-            if entry is None or entry["status"] != Status.FAILED:
-                continue
+            if entry is None or entry["status"] != Status.FAILED or entry.get("ingested_from"):
+                continue  # no job of this campaign can mend what was computed elsewhere
             if not pattern.search(f"{entry.get('error_class')} {entry['reason']} {entry['message']}"):
                 continue
             note = {"material_id": row["material_id"], "stage": stage, "at": now()}

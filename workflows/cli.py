@@ -11,7 +11,17 @@ from typing import Annotated
 
 import typer
 
-from . import cli_answers, cli_campaigns, cli_learning, cli_models, cli_network, cli_stages, console
+from . import (
+    cli_answers,
+    cli_barriers,
+    cli_campaigns,
+    cli_dft,
+    cli_learning,
+    cli_models,
+    cli_network,
+    cli_stages,
+    console,
+)
 
 INTERRUPTED = 130
 """What the command parser ends with after Ctrl-C."""
@@ -26,8 +36,10 @@ app = typer.Typer(
 cli_campaigns.register(app)
 cli_answers.register(app)
 cli_stages.register(app)
+app.add_typer(cli_dft.app, name="dft", rich_help_panel="Stages on structure files")
 cli_network.register(app)
 cli_learning.register(app)
+cli_barriers.register(app)
 app.add_typer(cli_models.app, name="models")
 
 

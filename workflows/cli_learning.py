@@ -20,7 +20,7 @@ from .cli_stages import Files, Ion
 if TYPE_CHECKING:
     from rich.table import Table
 
-_PANEL = "Networks that learn"
+PANEL = "Networks that learn"
 _STEPS = re.compile(r"\b(\d+) of (\d+)\b")
 _RATIOS = {
     "r2": "R²",
@@ -42,7 +42,7 @@ Config = Annotated[Path, typer.Argument(help="YAML file.", metavar="CONFIG", sho
 def register(app: typer.Typer) -> None:
     """Add the groups to the command line."""
     for name, group in (("dataset", dataset), ("train", train), ("evaluate", evaluate)):
-        app.add_typer(group, name=name, rich_help_panel=_PANEL)
+        app.add_typer(group, name=name, rich_help_panel=PANEL)
 
 
 @dataset.command("interstitial")

@@ -38,7 +38,7 @@ Oxidation = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the stage commands to the command line."""
-    for command in (bvse, gnn, scan, neb, dft):
+    for command in (bvse, gnn, scan, neb):
         app.command(rich_help_panel="Stages on structure files")(command)
 
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from .spec import SpecificationError, read_model
 
 if TYPE_CHECKING:
+    from ..learning.barrier_evaluation import BarrierEvaluationSettings
     from ..learning.interstitial_ensembles import EnsembleSettings
     from ..learning.interstitial_evaluation import EvaluationSettings
     from ..learning.interstitial_storage import InterstitialDataset
+    from ..learning.training import TrainingSettings
 
 
 class LearningConfig(BaseModel):
@@ -92,9 +94,72 @@ class InterstitialEvaluation(LearningConfig):
         return EvaluationSettings(tuple(self.networks), tuple(self.splits), **plain)
 
 
+class BarrierConfig(BaseModel):
+    """How the path network is trained, for use or for judging it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    paths: Path = Field(
+        description="Path table (`.jsonl` or `.jsonl.gz`) with `barrier_dft_eV`; relative paths start at this file."
+    )
+    output: Path = Field(description="Folder for what is made, and for what is needed to go on after an interruption.")
+    folds: int = Field(5, ge=2, description="Parts that the hosts are dealt to; each is held out once.")
+    members_per_fold: int = Field(3, ge=1, description="Networks a fold.")
+    epochs: int = Field(30, gt=0, description="How often the paths are shown.")
+    batch_size: int = Field(24, gt=0, description="Paths of one step.")
+    learning_rate: float = Field(3e-3, gt=0, description="Highest learning rate of the cycle.")
+    weight_decay: float = Field(3e-2, ge=0, description="Pull of all weights towards zero.")
+    hidden: int = Field(48, gt=0, description="Channels of the network.")
+    layers: int = Field(2, gt=0, description="Rounds of messages.")
+    dropout: float = Field(0.15, ge=0, lt=0.5, description="Share of channels that a step leaves out.")
+    offset_eV: float = Field(0.5, gt=0, description="The network learns log(barrier + offset).")
+    distance_noise_A: float = Field(0.03, ge=0, description="Random change of distances while learning (Angstrom).")
+    auxiliary_weight: float = Field(
+        0.5, ge=0, description="Weight of the second output, which learns `barrier_mace_relax_eV`."
+    )
+    outlier_eV: float = Field(4.0, gt=0, description="Rows above this are learned from, and reported apart.")
+    seed: int = Field(0, ge=0, description="Of folds and networks.")
+
+    def training(self) -> TrainingSettings:
+        """What :func:`..learning.training.train_path_network` takes."""
+        from ..learning.path_network import NetworkSettings
+        from ..learning.training import TrainingSettings
+
+        chosen = self.model_dump(include=set(BarrierConfig.model_fields) - {"paths", "output", "seed"})
+        network = NetworkSettings(**{name: chosen.pop(name) for name in ("hidden", "layers", "dropout")})
+        return TrainingSettings(network=network, **chosen)
+
+
+class BarrierTraining(BarrierConfig):
+    """Keys of `hopflow train barrier`."""
+
+
+class BarrierEvaluation(BarrierConfig):
+    """Keys of `hopflow evaluate barrier`."""
+
+    repeats: int = Field(3, ge=1, description="Cross-validations, each with other folds.")
+    sizes: list[int] = Field(
+        [], description="Numbers of training paths of a learning curve; each costs as much as the comparison itself."
+    )
+    samples: int = Field(500, ge=20, description="Draws of hosts behind each interval.")
+
+    @field_validator("sizes")
+    @classmethod
+    def _rising(cls, sizes: list[int]) -> list[int]:
+        if any(size < 2 for size in sizes) or sizes != sorted(set(sizes)):
+            raise ValueError("sizes must rise and be at least 2")
+        return sizes
+
+    def settings(self) -> BarrierEvaluationSettings:
+        """What :func:`..learning.barrier_evaluation.evaluate_barrier_model` takes."""
+        from ..learning.barrier_evaluation import BarrierEvaluationSettings
+
+        return BarrierEvaluationSettings(self.training(), self.repeats, tuple(self.sizes), self.samples, self.seed)
+
+
 _GROUPS = {"chemical_system": "chemical systems", "prototype": "prototypes"}
 
-Config = TypeVar("Config", bound=LearningConfig)
+Config = TypeVar("Config", bound=BaseModel)
 
 
 def read_config(path: Path, model: type[Config], what: str) -> Config:
@@ -107,7 +172,8 @@ def read_config(path: Path, model: type[Config], what: str) -> Config:
     """
     config = read_model(path, model, what)
     folder = path.resolve().parent
-    places = {name: folder / getattr(config, name).expanduser() for name in ("dataset", "output")}
+    named = [name for name, key in model.model_fields.items() if key.annotation is Path]
+    places = {name: folder / getattr(config, name).expanduser() for name in named}
     return config.model_copy(update=places)
 
 
@@ -154,6 +220,51 @@ def check_dataset(path: Path, folder: Path, splits: dict[str, int], repeats: int
     except ValueError as error:
         raise SpecificationError(f"{path}: {error}") from error
     return dataset
+
+
+def check_paths(path: Path, config: BarrierConfig) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
+    """Read the path table that a configuration names, and make sure that it can be dealt as it is meant to be.
+
+    Parameters
+    ----------
+    path
+        The configuration's file.
+    config
+        What it says.
+
+    Returns
+    -------
+    Rows that can be learned from, and those that are left out, see
+    :func:`..learning.path_rows.read_labelled_rows`.
+
+    Raises
+    ------
+    SpecificationError
+        There is no such table, or it is too small.
+    """
+    from ..learning.barrier_evaluation import BarrierEvaluationSettings, least_training_paths
+    from ..learning.path_rows import PathFileError, read_labelled_rows
+
+    try:
+        rows, left_out = read_labelled_rows(config.paths)
+    except PathFileError as error:
+        raise SpecificationError(f"{path}: paths: {error}") from error
+    if not rows:
+        why = f" ({left_out[0]['error']})" if left_out else ""
+        raise SpecificationError(f"{path}: {config.paths} holds no path that can be learned from{why}.")
+    settings = BarrierEvaluationSettings(config.training(), 1, (), 0, config.seed)
+    sizes: list[int] = []
+    if isinstance(config, BarrierEvaluation):
+        settings, sizes = config.settings(), config.sizes
+    try:
+        most = least_training_paths(rows, settings)
+    except ValueError as error:
+        raise SpecificationError(f"{path}: {config.paths}: {error} Add paths or ask for fewer folds.") from error
+    if sizes and sizes[-1] >= most:
+        raise SpecificationError(
+            f"{path}: sizes: {sizes[-1]} training paths are too many, the folds leave {most} to train on."
+        )
+    return rows, left_out
 
 
 def _once(names: list[str]) -> list[str]:

@@ -25,31 +25,112 @@ def parity_figure(results: Sequence[dict[str, Any]], threshold_eV: float, file: 
     file
         ``.png``, ``.svg`` or ``.pdf``; its folder is there.
     """
-    from matplotlib.figure import Figure
-
-    columns = min(4, len(results))
-    rows = math.ceil(len(results) / columns)
-    figure = Figure(figsize=(3.1 * columns + 0.3, 3.1 * rows + 0.5), layout="constrained")
-    panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
     pairs = [tuple(np.asarray(result[name], dtype=float) for name in ("true_eV", "predicted_eV")) for result in results]
-    limits_eV = LEAST_DRAWN_EV, 2.0 * max(LEAST_DRAWN_EV, *(float(true_eV.max()) for true_eV, _ in pairs))
-    for number, panel in enumerate(panels.flat):
-        panel.set_visible(number < len(results))
-        panel.tick_params(labelsize=8, labelbottom=number + columns >= len(results))
-    for panel, result, (true_eV, predicted_eV) in zip(panels.flat, results, pairs, strict=False):
-        panel.plot(limits_eV, limits_eV, color="0.4", linewidth=0.8)
-        panel.axhline(threshold_eV, color="0.75", linewidth=0.8)
-        panel.axvline(threshold_eV, color="0.75", linewidth=0.8)
-        places = np.clip(true_eV, *limits_eV), np.clip(predicted_eV, *limits_eV)
-        panel.scatter(*places, s=7, color="#1f6f8b", alpha=0.45, linewidths=0, clip_on=False)
-        scores = result["scores"]
-        panel.set_title(f"{result['network']}\nR² {scores['r2']:.3f}, MAE {scores['mae_eV']:.3f} eV", fontsize=9)
-        panel.set(xscale="log", yscale="log", xlim=limits_eV, ylim=limits_eV, aspect="equal")
-        panel.grid(visible=True, color="0.93")
-        panel.set_axisbelow(True)
     first = results[0]
     # A split by anion is called after the anion.
     held_out = f"without {first['held_out']}" if first["split"] == "anion" else f"{first['split']} split"
-    figure.supxlabel(f"bond-valence barrier, eV ({held_out}, {len(first['test'])} crystals)", fontsize=9)
+    panels = [(result["network"], *pair, result["scores"]) for result, pair in zip(results, pairs, strict=True)]
+    draw_parity(panels, threshold_eV, f"bond-valence barrier, eV ({held_out}, {len(first['test'])} crystals)", file)
+
+
+def draw_parity(
+    panels: Sequence[tuple[str, np.ndarray, np.ndarray, dict[str, float]]], threshold_eV: float, label: str, file: Path
+) -> None:
+    """Draw predicted over true barriers on logarithmic axes.
+
+    Parameters
+    ----------
+    panels
+        Title, true and predicted barriers in eV, and scores with ``r2`` and ``mae_eV``.
+    threshold_eV
+        Gate, drawn as thin lines.
+    label
+        Of the axis of true barriers.
+    file
+        ``.png``, ``.svg`` or ``.pdf``; its folder is there.
+    """
+    from matplotlib.figure import Figure
+
+    columns = min(4, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    figure = Figure(figsize=(3.1 * columns + 0.3, 3.1 * rows + 0.5), layout="constrained")
+    places = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+    limits_eV = LEAST_DRAWN_EV, 2.0 * max(LEAST_DRAWN_EV, *(float(true_eV.max()) for _, true_eV, _, _ in panels))
+    for number, place in enumerate(places.flat):
+        place.set_visible(number < len(panels))
+        place.tick_params(labelsize=8, labelbottom=number + columns >= len(panels))
+    for place, (title, true_eV, predicted_eV, scores) in zip(places.flat, panels, strict=False):
+        place.plot(limits_eV, limits_eV, color="0.4", linewidth=0.8)
+        place.axhline(threshold_eV, color="0.75", linewidth=0.8)
+        place.axvline(threshold_eV, color="0.75", linewidth=0.8)
+        points = np.clip(true_eV, *limits_eV), np.clip(predicted_eV, *limits_eV)
+        place.scatter(*points, s=7, color="#1f6f8b", alpha=0.45, linewidths=0, clip_on=False)
+        place.set_title(f"{title}\nR² {scores['r2']:.3f}, MAE {scores['mae_eV']:.3f} eV", fontsize=9)
+        place.set(xscale="log", yscale="log", xlim=limits_eV, ylim=limits_eV, aspect="equal")
+        place.grid(visible=True, color="0.93")
+        place.set_axisbelow(True)
+    figure.supxlabel(label, fontsize=9)
     figure.supylabel("predicted, eV (at the edge where it lies beyond)", fontsize=9)
+    figure.savefig(file, dpi=150)
+
+
+def barrier_parity_figure(rows: Sequence[dict[str, Any]], document: dict[str, Any], file: Path) -> None:
+    """Draw the path network, and the published MACE-NEB barriers where there are any, over the labels.
+
+    Parameters
+    ----------
+    rows
+        Rows that were judged.
+    document
+        What :func:`..learning.barrier_evaluation.evaluate_barrier_model` found for them; its first repeat is drawn.
+    file
+        The figure.
+    """
+    from ..learning.evaluation import barrier_metrics
+
+    mace_eV = np.array([row.get("barrier_mace_relax_eV") for row in rows], dtype=float)
+    true_eV = np.array([each["true_eV"] for each in document["predictions"]])
+    network_eV = np.array([each["predicted_eV"][0] for each in document["predictions"]])
+    usual = true_eV <= document["outlier_eV"]
+    panels = []
+    for title, found_eV in (
+        ("path network", network_eV),
+        ("published MACE-NEB", mace_eV),
+        ("mean of both", 0.5 * (mace_eV + network_eV)),
+    ):
+        known = usual & np.isfinite(found_eV)
+        if known.any():
+            pair = true_eV[known], found_eV[known]
+            panels.append((f"{title}, {known.sum()} paths", *pair, barrier_metrics(*pair)))
+    draw_parity(panels, 0.65, "published barrier, eV (hosts held out)", file)
+
+
+def loss_figure(losses: Sequence[Sequence[float]], members_per_fold: int, file: Path) -> None:
+    """Draw the loss of each member over the epochs, members of one fold in one colour."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.2, 3.6), layout="constrained")
+    axes = figure.subplots()
+    for number, history in enumerate(losses):
+        fold, member = divmod(number, members_per_fold)
+        name = f"without fold {fold + 1}" if member == 0 else None
+        axes.plot(range(1, len(history) + 1), history, color=f"C{fold % 10}", linewidth=1.0, marker=".", label=name)
+    axes.set(xlabel="epoch", ylabel="loss (negative log-likelihood)")
+    axes.grid(visible=True, color="0.93")
+    axes.legend(fontsize=8, frameon=False)
+    figure.savefig(file, dpi=150)
+
+
+def size_figure(curve: Sequence[dict[str, Any]], file: Path) -> None:
+    """Draw the error over the number of training paths, with the 90 % intervals over hosts."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.2, 3.6), layout="constrained")
+    axes = figure.subplots()
+    sizes = [entry["training_paths"] for entry in curve]
+    found = np.array([entry["metrics"]["mae_eV"] for entry in curve])
+    ends = np.array([entry["interval_90"]["mae_eV"] for entry in curve])
+    axes.errorbar(sizes, found, yerr=np.abs(ends - found[:, None]).T, color="#1f6f8b", marker="o", capsize=3)
+    axes.set(xlabel="training paths", ylabel="mean absolute error, eV", ylim=(0, None))
+    axes.grid(visible=True, color="0.93")
     figure.savefig(file, dpi=150)

@@ -117,15 +117,17 @@ class Ledger:
             result = CandidateResult.model_validate(row)
             if result.attempt < self.attempt(result.material_id, result.stage):
                 continue
-            entry = self._entry(result, output)
-            done = self.database.candidates.update_one(
-                {"campaign": self.campaign, "material_id": result.material_id},
-                {"$set": {f"stages.{result.stage}": entry}},
-            )
+            entry = self.entry(result, output)
+            where: dict[str, Any] = {"campaign": self.campaign, "material_id": result.material_id}
+            if result.ingested_from is None:
+                # A job that ran twice must not push away what was computed elsewhere since.
+                where[f"stages.{result.stage}.ingested_from"] = None
+            done = self.database.candidates.update_one(where, {"$set": {f"stages.{result.stage}": entry}})
             changed += done.modified_count
         return changed
 
-    def _entry(self, result: CandidateResult, output: dict[str, Any]) -> dict[str, Any]:
+    def entry(self, result: CandidateResult, output: dict[str, Any]) -> dict[str, Any]:
+        """What a row keeps of a result that came with a job document."""
         entry = result.model_dump(mode="json", exclude={"document", "material_id", "stage"})
         entry.update(job_uuid=output["uuid"], completed_at=output["completed_at"])
         budget = self.document.get("budgets", {}).get(result.stage)

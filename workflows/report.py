@@ -140,7 +140,7 @@ def render(database: Database, data: ReportData) -> str:
         "plot": plot,
         "funnel": figures.funnel(data),
         "funnel_stages": [data.intake, *data.stages],
-        "columns": [column for stage in data.screening for column in stage_columns(stage)],
+        "columns": [column for stage in data.stages for column in stage_columns(stage)],
         "shortlist": [shortlist_row(data, row, structures[row["material_id"]]) for row in shown],
         "warnings": warnings(data, shown),
         "properties_known": any(value is not None for row in shown for value in row["properties"].values()),
@@ -182,7 +182,13 @@ class Column:
 
 
 def stage_columns(stage: StageReport) -> list[Column]:
-    """Columns of a stage: what its gate reads and, if that is no barrier, the barrier in 1D where it has one."""
+    """Columns of a stage: what its gate reads and, if that is no barrier, the barrier in 1D where it has one.
+
+    The hand-off has a column once a DFT band came back.
+    """
+    if stage.name == HANDOFF_STAGE:
+        computed = any("barrier_span_eV" in document for document in stage.documents.values())
+        return [Column(stage.name, Quantity.BARRIER_SPAN, "DFT barrier", "eV")] if computed else []
     quantities = [] if stage.quantity is None else [stage.quantity]
     has_barrier = any(doc.get(Quantity.BARRIER_1D.value) is not None for doc in stage.documents.values())
     if has_barrier and stage.quantity not in BARRIERS:
@@ -201,11 +207,19 @@ def value_cell(data: ReportData, row: dict[str, Any], column: Column) -> str:
     if entry["status"] == Status.FAILED:
         return "failed"
     document = stage.documents.get(row["material_id"], {})
+    if column.quantity is Quantity.BARRIER_SPAN and not entry.get("ingested_from"):
+        return "inputs written"
     value = entry.get("value") if entry.get("quantity") == column.quantity else document.get(column.quantity.value)
     if value is None:
         return "none found"
     sigma = document.get(sigma_name(column.quantity)) if column.quantity in BARRIERS else None
-    digits = 0 if column.quantity is Quantity.IMAGES_WRITTEN else 2 if column.quantity in BARRIERS else 3
+    digits = (
+        0
+        if column.quantity is Quantity.IMAGES_WRITTEN
+        else 2
+        if column.quantity in (*BARRIERS, Quantity.BARRIER_SPAN)
+        else 3
+    )
     text = f"{value:.{digits}f}" + (f" ± {sigma:.{digits}f}" if sigma is not None else "")
     return f"{text} (predicted)" if is_prediction(entry) and column.quantity in BARRIERS else text
 
@@ -251,7 +265,8 @@ def _documents(data: ReportData, row: dict[str, Any]) -> dict[str, dict[str, Any
 
 def _has_profile(data: ReportData, row: dict[str, Any]) -> bool:
     documents = _documents(data, row)
-    return bool(documents.get("neb", {}).get("bands") or documents.get("pes", {}).get("slice_eV"))
+    with_bands = any(documents.get(stage, {}).get("bands") for stage in ("neb", HANDOFF_STAGE))
+    return with_bands or bool(documents.get("pes", {}).get("slice_eV"))
 
 
 def profile(data: ReportData, row: dict[str, Any], structure: Structure | None) -> dict[str, Any]:
@@ -260,6 +275,7 @@ def profile(data: ReportData, row: dict[str, Any], structure: Structure | None) 
     band, landscape = documents.get("neb", {}), documents.get("pes", {})
     plots = [
         ("Energy along the band", figures.bands(band)),
+        ("Energy along the DFT band", figures.bands(documents.get(HANDOFF_STAGE, {}))),
         ("Energy of one moved ion", figures.plane(landscape.get("slice_eV"), "eV")),
         ("Lowest level at which the ion gets there", figures.plane(landscape.get("level_slice_eV"), "eV")),
     ]
@@ -277,7 +293,9 @@ def profile(data: ReportData, row: dict[str, Any], structure: Structure | None) 
         "bands": band.get("bands") or [],
         "landscape": landscape,
         "free_volumes": landscape.get("free_volumes") or [],
-        "handoff": handoff.get("folder"),
+        "handoff": (handoff.get("handoff") or handoff).get("folder"),
+        "dft_bands": handoff.get("bands") or [],
+        "dft_results": handoff.get("folder") if "barrier_span_eV" in handoff else None,
     }
 
 

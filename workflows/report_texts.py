@@ -49,6 +49,12 @@ CAVEATS = {
     "dft": ("The dft stage writes inputs; no DFT calculation was run, and passing it says only that inputs exist."),
 }
 
+DFT_RESULTS_CAVEAT = (
+    "The dft stage writes inputs. Where a DFT-NEB was run elsewhere and taken in, its barrier is that of one hop, the "
+    "highest minus the lowest image of a converged band, in the functional that the band's folder names; candidates "
+    "without one have inputs only. Barriers of different functionals or U values are not to be ranked together."
+)
+
 PREDICTED_CAVEAT = (
     "Where the bond-valence table has no parameters (hydrides, phosphides, carbides) the bvse barrier is predicted by "
     "a network that learned bond-valence barriers of other compounds; it is marked and has a standard deviation. It "
@@ -156,7 +162,9 @@ def caveats(data: ReportData) -> list[tuple[str, str]]:
     """What the numbers of the campaign's stages mean and do not mean, as name and text."""
     found = []
     for stage in data.stages:
-        if stage.name in CAVEATS:
+        if any("barrier_span_eV" in document for document in stage.documents.values()):
+            found.append((stage.name, DFT_RESULTS_CAVEAT))
+        elif stage.name in CAVEATS:
             found.append((stage.name, CAVEATS[stage.name]))
         if _has_predictions(stage):
             found.append((stage.name, PREDICTED_CAVEAT))

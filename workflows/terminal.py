@@ -172,7 +172,8 @@ def story(row: dict[str, Any], history: list[tuple[str, dict[str, Any]]], stages
         lines.append((f"  {stage:{width}}  {entry['status']:8}  ", _account(stage, entry)))
     for attempt in row.get("attempts", []):
         lead = f"  {attempt['stage']:{width}}  earlier   "
-        lines.append((lead, f"{attempt['message']} ({attempt['reason']}; tried again since)"))
+        fate = "another calculation counts" if attempt.get("ingested_from") else "tried again since"
+        lines.append((lead, f"{attempt['message']} ({attempt['reason']}; {fate})"))
     return lines
 
 

@@ -12,6 +12,9 @@ import pytest
 from hopflow.learning.evaluation import (
     barrier_metrics,
     bootstrap_interval,
+    bootstrap_intervals,
+    compare_predictors,
+    gate_metrics,
     grouped_folds,
     host_formula,
     host_groups,
@@ -72,6 +75,70 @@ def test_metrics_agree_with_hand_calculation():
     assert metrics["spearman"] == pytest.approx(0.8)
     assert metrics["accuracy_0.65_eV"] == pytest.approx(0.5)
     assert metrics["accuracy_0.50_eV"] == pytest.approx(1.0)
+    # at most 0.65 eV: three in truth, three as predicted, which share two
+    assert metrics["precision_0.65_eV"] == metrics["recall_0.65_eV"] == pytest.approx(2 / 3)
+    assert metrics["precision_0.50_eV"] == metrics["recall_0.50_eV"] == pytest.approx(1.0)
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 2), st.floats(0, 2)), min_size=1, max_size=40),
+    st.sampled_from([0.0, 0.5, 1.0, 2.0]),
+)
+@settings(max_examples=100, deadline=None)
+def test_gate_metrics_count_the_four_cases(pairs: list[tuple[float, float]], threshold: float):
+    true, predicted = np.array(pairs).T
+    counts = {(one, other): 0 for one in (True, False) for other in (True, False)}
+    for one, other in pairs:
+        counts[one <= threshold, other <= threshold] += 1
+    found = gate_metrics(true, predicted, threshold)
+    assert found["accuracy"] == pytest.approx((counts[True, True] + counts[False, False]) / len(pairs))
+    for name, other in (("precision", (False, True)), ("recall", (True, False))):
+        total = counts[True, True] + counts[other]
+        assert found[name] == pytest.approx(counts[True, True] / total if total else np.nan, nan_ok=True)
+
+
+def test_barriers_that_are_all_alike_rank_nothing():
+    metrics = barrier_metrics(np.full(4, 0.3), np.array([0.2, 0.3, 0.4, 0.5]))
+    assert np.isnan([metrics["r2"], metrics["spearman"]]).all()
+    assert metrics["mae_eV"] == pytest.approx(0.1)
+
+
+def test_intervals_of_repeats_are_those_of_their_mean():
+    generator = np.random.default_rng(3)
+    true = generator.gamma(2.0, 0.4, 60)
+    repeats = true + generator.normal(0.0, 0.2, (3, 60))
+    hosts = (np.arange(60) // 3).tolist()
+    low, high = bootstrap_intervals(true, repeats, hosts, seed=5, samples=80)["mae_eV"]
+    drawn = np.random.default_rng(5)
+    means = []
+    for _ in range(80):
+        rows = np.concatenate([np.arange(3 * host, 3 * host + 3) for host in drawn.integers(0, 20, 20)])
+        means.append(np.mean([np.abs(repeat[rows] - true[rows]).mean() for repeat in repeats]))
+    assert (low, high) == pytest.approx(tuple(np.quantile(means, [0.05, 0.95])))
+
+
+def test_references_are_judged_on_the_rows_that_they_have():
+    rows = [
+        {"barrier_dft_eV": 0.2, "barrier_mace_relax_eV": 0.4},
+        {"barrier_dft_eV": 0.6, "barrier_mace_relax_eV": None},
+        {"barrier_dft_eV": 1.0, "barrier_mace_relax_eV": 0.6},
+        {"barrier_dft_eV": 6.0, "barrier_mace_relax_eV": 1.0},
+    ]
+    network, folds = np.array([[0.2, 0.6, 0.8, 2.0]]), np.array([[0, 0, 1, 1]])
+    found = {
+        (entry["predictor"], entry["rows_of"]): entry["metrics"]
+        for entry in compare_predictors(rows, network, folds, outlier_eV=4.0)
+    }
+    assert found["network", "all"]["mae_eV"] == pytest.approx((0.2 + 4.0) / 4)
+    assert found["network", "usual"]["mae_eV"] == pytest.approx(0.2 / 3)
+    # the median of fold 1 (3.5) stands for the rows of fold 0, and that of fold 0 (0.4) for those of fold 1
+    assert found["median", "usual"]["mae_eV"] == pytest.approx((3.3 + 2.9 + 0.6) / 3)
+    assert found["mace_neb", "usual_with_mace"]["mae_eV"] == pytest.approx(0.3)
+    assert found["mean_of_both", "usual_with_mace"]["mae_eV"] == pytest.approx((0.1 + 0.3) / 2)
+    assert ("mace_neb", "all") not in found
+    assert ("mace_neb", "usual") not in found
+    without = [{"barrier_dft_eV": row["barrier_dft_eV"]} for row in rows]
+    assert {entry["predictor"] for entry in compare_predictors(without, network, folds, 4.0)} == {"network", "median"}
 
 
 def test_bootstrap_interval_holds_the_value_and_narrows_with_rows():

@@ -178,3 +178,13 @@ def test_an_end_on_another_atom_is_refused_but_the_ion_written_twice_is_dropped(
     with pytest.raises(StructureError, match="lies on an atom") as caught:
         build_path_graph(_with(doubled, framework_species=("Cl", *path.framework_species)))
     assert caught.value.reason is Reason.CLOSE_CONTACT
+
+
+def test_what_is_no_single_hop_of_a_crystal_is_refused():
+    path = rocksalt_vacancy_hop()
+    jump = path.path_frac_coords + np.array([[0, 0, 0]] * 4 + [[2, 0, 0]])
+    with pytest.raises(StructureError, match="more than any single hop"):
+        build_path_graph(replace(path, path_frac_coords=jump))
+    thin = np.diag([0.5, 10.0, 10.0])
+    with pytest.raises(StructureError, match="narrower than 1 Angstrom"):
+        build_path_graph(replace(path, lattice=thin))

@@ -99,7 +99,9 @@ def test_training_resumes_saves_and_loads(tmp_path: Path):
     lines: list[str] = []
     ensemble, validation = train_path_network(rows, SMALL, seed=2, progress=lines.append, resume=tmp_path / "members")
     assert len(ensemble.members) == 3
-    assert all("loss" in line for line in lines)
+    assert len(lines) == 3 * SMALL.epochs
+    assert lines[SMALL.epochs].startswith("member 2 of 3, epoch 1 of 6: loss ")
+    assert [len(history) for history in ensemble.losses] == [SMALL.epochs] * 3
     for fold in range(3):
         inside = {validation.groups[i] for i in np.flatnonzero(validation.fold != fold)}
         assert not inside & {validation.groups[i] for i in np.flatnonzero(validation.fold == fold)}
@@ -107,8 +109,9 @@ def test_training_resumes_saves_and_loads(tmp_path: Path):
     kept = sorted((tmp_path / "members").glob("*.pt"))
     kept[1].unlink()
     lines.clear()
-    _, again = train_path_network(rows, SMALL, seed=2, progress=lines.append, resume=tmp_path / "members")
+    resumed, again = train_path_network(rows, SMALL, seed=2, progress=lines.append, resume=tmp_path / "members")
     assert sum("kept" in line for line in lines) == 2
+    assert np.allclose(resumed.losses, ensemble.losses)
     assert np.allclose(again.predicted_eV, validation.predicted_eV)
     assert validation.coverage(0.6827) == pytest.approx(0.6827, abs=0.05)
 

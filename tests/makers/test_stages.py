@@ -1,6 +1,7 @@
 """Each stage as a Maker: what its document says, the same through a job, and keys that tell results apart."""
 
 import io
+import json
 from pathlib import Path
 
 import numpy as np
@@ -137,6 +138,11 @@ def test_dft_takes_the_band(lithia: Structure, band: BandDocument, tmp_path: Pat
     assert document.images_written == 3
     assert (Path(document.folder) / "01" / "POSCAR").exists()
     assert document.uncertainty(Quantity.IMAGES_WRITTEN) is None
+    record = json.loads((Path(document.folder) / "handoff.json").read_text())["metadata"]
+    hop = band.bands[0]
+    assert document.hop_id == record["hop_id"] == hop.hop_id
+    assert (record["hop_distance_A"], record["hop_multiplicity"]) == (hop.distance_A, hop.multiplicity)
+    assert (record["structure_hash"], record["content_key_neb"]) == (document.structure_hash, band.content_key)
     with pytest.raises(CandidateError, match="run neb first"):
         maker.evaluate(lithia)
     other = maker.content_key(lithia, {"neb": band.model_copy(update={"content_key": "another"})})
