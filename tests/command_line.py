@@ -14,6 +14,8 @@ def call(*words: Any, code: int = 0) -> tuple[str, str]:
     out, err = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
         patch.setattr(sys, "argv", ["hopflow", *map(str, words)])
+        # Processes of pytest-xdist have a width of 80, to which tables would be cut.
+        patch.delenv("COLUMNS", raising=False)
         with pytest.raises(SystemExit) as end:
             cli.main()
     assert (end.value.code or 0) == code, err.getvalue() + out.getvalue()

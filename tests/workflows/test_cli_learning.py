@@ -6,8 +6,7 @@ import gzip
 import hashlib
 import io
 import json
-import sys
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,13 +15,13 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from command_line import call
 from hopflow.learning import interstitial_dataset, interstitial_evaluation
 from hopflow.learning.interstitial_ensembles import EnsembleSettings, load_interstitial_ensemble
 from hopflow.learning.interstitial_evaluation import EvaluationSettings
 from hopflow.learning.interstitial_prediction import checkpoint_info
 from hopflow.learning.interstitial_storage import load_dataset
 from hopflow.transport.errors import CandidateError
-from hopflow.workflows import cli
 from hopflow.workflows.cli_learning import share_done, told
 from hopflow.workflows.learning_configs import InterstitialEvaluation, InterstitialTraining, read_config
 from hopflow.workflows.learning_intake import DrawnStructures
@@ -38,17 +37,6 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-
-
-def call(*words: Any, code: int = 0) -> tuple[str, str]:
-    """Standard output and errors of the command line in this process."""
-    out, err = io.StringIO(), io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
-        patch.setattr(sys, "argv", ["hopflow", *map(str, words)])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-    assert (end.value.code or 0) == code, err.getvalue() + out.getvalue()
-    return out.getvalue(), err.getvalue()
 
 
 def row(name: str, structure: Structure) -> str:
@@ -208,7 +196,7 @@ def test_training_writes_the_checkpoint_its_card_and_its_metrics(built, tmp_path
     file = config(tmp_path, dataset=built[0], output="new/trained", folds=2, epochs=1)
     out, err = call("train", "interstitial", file)
     output = tmp_path / "new" / "trained"
-    assert "4 of 4: median on anion Cl" in err
+    assert "6 of 6: median on anion S" in err
     assert "member 2 of 2, epoch 1 of 1: loss" in err
     assert f"checkpoint: {output / 'interstitial_network.pt'}" in out
     assert f"model card: {output / 'interstitial_network.md'}" in out
