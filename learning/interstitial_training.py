@@ -32,6 +32,7 @@ NETWORKS: dict[str, Settings] = {
     "percolating": PercolatingSettings(),
     "percolating-surfaces": PercolatingSettings(distances="surfaces"),
     "percolating-energies": PercolatingSettings(energies=True),
+    "percolating-energies-minima": PercolatingSettings(energies=True, both_minima=True),
 }
 
 #: Gradients longer than this are shortened.

@@ -54,6 +54,10 @@ class PercolatingSettings:
         anion that it does not: what an ion feels at a surface changes less from one element to the next.
     energies
         Start from bond-valence site energies where they are known; otherwise all energies are learned.
+    both_minima
+        Tell the correction how far the bottleneck lies above the lowest interstice of all, beside how far above that of
+        its own component. Where a site joins the path only just below the bottleneck, the two differ and either may
+        be what the exact field counts from.
     site_energy_weight
         Weight of the error of the site energies beside that of the barriers.
     epochs, learning_rate, batch_size, weight_decay
@@ -65,6 +69,7 @@ class PercolatingSettings:
     gaussians: int = 20
     distances: Literal["centres", "surfaces"] = "centres"
     energies: bool = False
+    both_minima: bool = False
     site_energy_weight: float = 1.0
     epochs: int = 20
     learning_rate: float = 4e-3
@@ -206,7 +211,8 @@ class PercolatingNetwork(nn.Module):
         self.to_bottleneck = nn.ModuleList([_perceptron(3 * width, width, width) for _ in range(settings.rounds)])
         self.to_interstice = nn.ModuleList([_perceptron(2 * width, width, width) for _ in range(settings.rounds)])
         self.energy = _perceptron(width, width, 1)
-        self.correction = _perceptron(3 * width + 2 * DIMENSIONS + DIMENSIONS, 2 * width, 2)
+        heights = (3 + settings.both_minima) * DIMENSIONS
+        self.correction = _perceptron(3 * width + heights, 2 * width, 2)
 
     def fit_scales(self, crystals: Sequence[PercolatingData]) -> None:
         """Set mean and deviation of features and targets to those of the training crystals."""
@@ -276,6 +282,11 @@ class PercolatingNetwork(nn.Module):
         height = (energy[top] - energy[bottom]).clamp(min=0.0) * open_
         logarithm = torch.log(height + LEAST_BARRIER_EV)
         every = torch.cat([logarithm, open_], dim=1)
+        if self.settings.both_minima:
+            void = batch.site_features[:, 2] == 0
+            least = scatter(energy[void], batch.batch[void], dim=0, dim_size=len(summary), reduce="min")
+            from_least = (energy[top] - least[:, None]).clamp(min=0.0) * open_
+            every = torch.cat([every, torch.log(from_least + LEAST_BARRIER_EV)], dim=1)
         centre, spread = self.target_scale
         answers = []
         for d in range(DIMENSIONS):

@@ -32,6 +32,7 @@ VARIANTS = [
     PercolatingSettings(channels=16),
     PercolatingSettings(channels=16, distances="surfaces"),
     PercolatingSettings(channels=16, energies=True),
+    PercolatingSettings(channels=16, energies=True, both_minima=True),
 ]
 
 
