@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from .elements import DESCRIPTORS, ElementTable, element_table
 from .path_graphs import IMAGE_FEATURES, PATH_FEATURES, GraphSettings
 from .path_network import NetworkSettings, PathNetwork
 from .prediction import file_sha256
-from .training import Ensemble, TrainingSettings, empty_network, write_atomically
+from .training import Ensemble, TrainingSettings, empty_network, half_precision, read_checkpoint, write_atomically
 
 FORMAT = "hopflow path network 1"
 DATA = {
@@ -75,7 +74,7 @@ def save_ensemble(
         "element_values": torch.as_tensor(table.values),
         "sigma_scale": ensemble.sigma_scale,
         "fold_of_member": list(ensemble.fold_of_member),
-        "members": [{name: _small(value) for name, value in member.items()} for member in ensemble.members],
+        "members": [{name: half_precision(value) for name, value in member.items()} for member in ensemble.members],
     }
     write_atomically(content, file)
     info = {
@@ -185,10 +184,7 @@ def load_ensemble(file: Path) -> LoadedEnsemble:
     WeightsError
         The file is damaged or of another format.
     """
-    try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
-        raise WeightsError(f"The path network {file} is damaged; restore the file or train anew.") from error
+    content = read_checkpoint(file, "path network")
     expected = (FORMAT, list(DESCRIPTORS), [list(IMAGE_FEATURES), list(PATH_FEATURES)])
     if not isinstance(content, dict) or expected != tuple(
         content.get(k) for k in ("format", "descriptors", "features")
@@ -204,8 +200,3 @@ def load_ensemble(file: Path) -> LoadedEnsemble:
         loaded.load_state_dict({name: value.to(loaded.state_dict()[name].dtype) for name, value in member.items()})
         networks.append(loaded.eval())
     return LoadedEnsemble(settings, table, tuple(networks), float(content["sigma_scale"]))
-
-
-def _small(value: torch.Tensor) -> torch.Tensor:
-    """Half precision for weights; whole numbers as they are."""
-    return value.half() if value.is_floating_point() else value

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import pickle
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,12 +23,12 @@ from .interstitial_evaluation import (
     markdown_table,
     score_table,
 )
-from .interstitial_graphs import GLOBAL_FEATURES
-from .interstitial_storage import InterstitialDataset, LabelledCrystal, load_dataset
+from .interstitial_graphs import GLOBAL_FEATURES, InterstitialGraph
+from .interstitial_storage import InterstitialDataset, load_dataset
 from .interstitial_training import NetworkRecipe, TrainingBudget, predicted_logarithms, train_network
 from .percolating_network import PercolatingNetwork, PercolatingSettings
 from .prediction import file_sha256
-from .training import write_atomically
+from .training import half_precision, read_checkpoint, write_atomically
 
 Progress = Callable[[str], None]
 FORMAT = "hopflow interstitial network 1"
@@ -93,18 +92,13 @@ class LoadedEnsemble:
     info: dict[str, Any]
 
 
-def species_of(crystal: LabelledCrystal) -> set[str]:
+def species_of(graph: InterstitialGraph) -> set[str]:
     """Framework species as element and sign of the charge, such as ``H-``; without a sign where it is not known."""
     symbols = element_table().symbols
     return {
-        species_name(symbols[row], charge)
-        for row, charge in zip(crystal.graph.atom_rows, crystal.graph.atom_charges, strict=True)
+        symbols[row] + ("+" if charge > 0 else "-" if charge < 0 else "")
+        for row, charge in zip(graph.atom_rows, graph.atom_charges, strict=True)
     }
-
-
-def species_name(symbol: str, charge: float) -> str:
-    """Element and sign of the charge."""
-    return symbol + ("" if not np.isfinite(charge) or charge == 0 else "+" if charge > 0 else "-")
 
 
 def train_ensemble(
@@ -160,7 +154,7 @@ def train_ensemble(
         # Checkpoints hold half precision; the numbers that are published shall be those of the stored weights.
         network = network.half().float()
         mean[outside], sigma[outside] = predicted_logarithms(recipe, [network], [data[i] for i in outside])
-        members.append({name: _small(value) for name, value in network.state_dict().items()})
+        members.append({name: half_precision(value) for name, value in network.state_dict().items()})
     scales = [
         sigma_scale(*(values[np.isfinite(logarithms[:, d]), d] for values in (logarithms, mean, sigma)))
         for d in range(logarithms.shape[1])
@@ -183,7 +177,7 @@ def train_ensemble(
         "graph": dataset.manifest["settings"]["graph"],
         "sigma_scales": scales,
         "unfamiliar_anion": strangers,
-        "species": sorted(set().union(*(species_of(crystal) for crystal in crystals))),
+        "species": sorted(set().union(*(species_of(crystal.graph) for crystal in crystals))),
         "data": {
             "crystals": len(crystals),
             "chemical_systems": len(systems),
@@ -266,10 +260,7 @@ def load_interstitial_ensemble(file: Path) -> LoadedEnsemble:
     WeightsError
         The file is damaged or of another format.
     """
-    try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
-        raise WeightsError(f"The interstitial network {file} is damaged; restore the file or train anew.") from error
+    content = read_checkpoint(file, "interstitial network")
     columns = (list(DESCRIPTORS), list(GLOBAL_FEATURES))
     if (
         not isinstance(content, dict)
@@ -287,11 +278,6 @@ def load_interstitial_ensemble(file: Path) -> LoadedEnsemble:
         networks.append(network.eval())
     table = ElementTable(tuple(content["symbols"]), np.asarray(content["element_values"].numpy(), dtype=float))
     return LoadedEnsemble(recipe, tuple(networks), table, info)
-
-
-def unfamiliar_species(species: Iterable[str], info: dict[str, Any]) -> list[str]:
-    """Species that no training crystal has."""
-    return sorted(set(species) - set(info["species"]))
 
 
 def model_card(info: dict[str, Any]) -> str:
@@ -356,7 +342,3 @@ def model_card(info: dict[str, Any]) -> str:
 def _plain(values: np.ndarray) -> list[list[float | None]]:
     """Rows for a JSON file, where a number that is not finite is null."""
     return [[float(value) if np.isfinite(value) else None for value in row] for row in values]
-
-
-def _small(value: torch.Tensor) -> torch.Tensor:
-    return value.half() if value.is_floating_point() else value

@@ -193,15 +193,12 @@ def predict_graph(graph: InterstitialGraph, checkpoint: Path | None = None) -> C
     WeightsError
         The checkpoint is missing or damaged.
     """
-    from .elements import element_table
-    from .interstitial_ensembles import species_name, unfamiliar_species
+    from .interstitial_ensembles import species_of
     from .interstitial_training import predicted_logarithms
     from .percolating_network import percolating_data
 
     ensemble = _loaded(checkpoint)
-    symbols = element_table().symbols
-    species = {species_name(symbols[row], q) for row, q in zip(graph.atom_rows, graph.atom_charges, strict=True)}
-    strange = unfamiliar_species(species, ensemble.info)
+    strange = sorted(species_of(graph) - set(ensemble.info["species"]))
     data = percolating_data(graph, ensemble.recipe.settings, table=ensemble.table)  # type: ignore[arg-type]
     mean, sigma = (values[0] for values in predicted_logarithms(ensemble.recipe, ensemble.networks, [data]))
     sigma = sigma * np.array(ensemble.info["sigma_scales"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..transport.errors import WeightsError
 from ..transport.paths import MigrationPath
 from .elements import DESCRIPTORS, element_table
 from .evaluation import compare_predictors, grouped_folds, host_groups, sigma_scale
@@ -353,3 +355,29 @@ def write_atomically(content: Any, file: Path) -> None:
     partial = file.with_suffix(f".{os.getpid()}.partial")
     torch.save(content, partial)
     partial.replace(file)
+
+
+def read_checkpoint(file: Path, name: str) -> Any:
+    """Content of a file that was saved with torch; nothing but tensors and plain values is accepted from it.
+
+    Parameters
+    ----------
+    file
+        The file.
+    name
+        What it holds, in a person's words.
+
+    Raises
+    ------
+    WeightsError
+        It is missing or damaged.
+    """
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
+        raise WeightsError(f"The {name} {file} is damaged; restore the file or train anew.") from error
+
+
+def half_precision(value: torch.Tensor) -> torch.Tensor:
+    """Half precision for weights, as checkpoints hold them; whole numbers as they are."""
+    return value.half() if value.is_floating_point() else value
