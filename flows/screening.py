@@ -37,6 +37,8 @@ class CandidateResult(BaseModel):
     quantity: str | None = None
     value: float | None = None
     uncertainty: float | None = None
+    interval_90_low: float | None = None
+    interval_90_high: float | None = None
     threshold: float | None = None
     source: BarrierSource | None = None
     seconds: float = 0.0
@@ -193,6 +195,7 @@ def screen_candidate(
             seconds=document.seconds,
             **facts,
         )
+    low, high = document.interval_90(quantity) or (None, None)
     verdict = judge(value, stage.gate)
     return CandidateResult(
         **facts,
@@ -202,6 +205,8 @@ def screen_candidate(
         quantity=quantity.value,
         value=value,
         uncertainty=uncertainty if uncertainty is not None and math.isfinite(uncertainty) else None,
+        interval_90_low=low,
+        interval_90_high=high,
         threshold=verdict.threshold,
         source=document.value_source(),
         seconds=0.0 if reused_from else document.seconds,

@@ -1,4 +1,4 @@
-"""Judging the path network: repeated cross-validation by hosts, intervals, references, and a learning curve."""
+"""Judging learners of barriers alike: the same rows, the same repeated folds, each fold kept once it is computed."""
 
 from __future__ import annotations
 
@@ -8,28 +8,23 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..transport.checkpoints import content_key
-from ..transport.paths import MigrationPath
-from .ensembles import CARD_COLUMNS, number_text, without_nan
-from .evaluation import (
-    bootstrap_intervals,
-    compare_predictors,
-    grouped_folds,
-    host_groups,
-    interval_coverage,
-    repeated_metrics,
-    sigma_scale,
-)
-from .path_graphs import PathGraph, build_path_graph
-from .training import TrainingSettings, combine, predict_targets, target_columns, to_barrier, train_member
+from ..transport.paths import PATH_COLUMNS
+from .barrier_learners import BarrierLearner
+from .barrier_scenarios import SCENARIOS, crystal_groups, dealt_folds
+from .evaluation import host_groups
+from .learner_registry import barrier_learner
 
 Progress = Callable[[str], None]
+
+DEFAULT_LEARNERS: tuple[str, ...] = ("path-network", "random-forest", "gradient-boosting")
+"""What is compared when nothing else is said."""
 
 
 @dataclass(frozen=True)
@@ -38,50 +33,171 @@ class BarrierEvaluationSettings:
 
     Attributes
     ----------
-    training
-        How each ensemble is trained, and the number of folds.
+    learners
+        Names of :data:`.learner_registry.BARRIER_LEARNERS`, in the order of the table.
+    folds
+        Parts that the rows are dealt to; each is held out once.
     repeats
-        Cross-validations, each with other folds and networks.
+        Cross-validations, each with other folds and seeds.
     sizes
         Numbers of training paths of the learning curve, all below what a fold leaves to train on.
+    curve_learners
+        Learners of the curve; without any, all.
+    scenarios
+        Also deal the rows by crystals and by paths, see :mod:`.barrier_scenarios`; triples the work.
+    only_judged
+        Names of paths that are judged and never learned from.
+    outlier_eV
+        Rows above this are reported apart.
     samples
         Draws of hosts behind each interval.
     seed
-        Of folds, networks and subsets.
+        Of folds, learners and subsets.
     """
 
-    training: TrainingSettings = field(default_factory=TrainingSettings)
+    learners: tuple[str, ...] = DEFAULT_LEARNERS
+    folds: int = 5
     repeats: int = 3
     sizes: tuple[int, ...] = ()
+    curve_learners: tuple[str, ...] = ()
+    scenarios: bool = False
+    only_judged: tuple[str, ...] = ()
+    outlier_eV: float = 4.0
     samples: int = 500
     seed: int = 0
+
+    @property
+    def learners_of_curve(self) -> tuple[str, ...]:
+        """Learners that have a learning curve."""
+        return (self.curve_learners or self.learners) if self.sizes else ()
 
 
 @dataclass(frozen=True)
 class FoldTask:
-    """One fold of one repeat, trained on all other folds or on so many of their paths."""
+    """One fold of one repeat for one learner, which learns from all other folds or from so many of their paths.
 
+    Attributes
+    ----------
+    learner
+        Its name.
+    dealt
+        How the rows are dealt: ``hosts``, ``crystals`` or ``paths``.
+    repeat, fold
+        From zero.
+    size
+        Number of training paths; None takes all.
+    """
+
+    learner: str
+    dealt: str
     repeat: int
     fold: int
     size: int | None = None
 
     @property
-    def file(self) -> str:
-        """Name of the file that the result is kept in."""
-        return f"repeat-{self.repeat:02d}-fold-{self.fold:02d}" + (f"-size-{self.size}.json" if self.size else ".json")
+    def file(self) -> Path:
+        """File that the result is kept in, from the folder of the results."""
+        size = f"-size-{self.size}" if self.size else ""
+        return Path(self.learner) / f"{self.dealt}-repeat-{self.repeat:02d}-fold-{self.fold:02d}{size}.json"
 
     def __str__(self) -> str:
         of_size = f" with {self.size} training paths" if self.size else ""
-        return f"repeat {self.repeat + 1}, fold {self.fold + 1}{of_size}"
+        dealt = "" if self.dealt == "hosts" else f" of {self.dealt}"
+        return f"{self.learner}, repeat {self.repeat + 1}, fold {self.fold + 1}{dealt}{of_size}"
+
+
+@dataclass(frozen=True)
+class DealtRows:
+    """Rows with what the folds depend on.
+
+    Attributes
+    ----------
+    rows
+        Path rows with ``barrier_dft_eV``.
+    settings
+        What is judged.
+    barrier_eV
+        Labels, shape (rows,).
+    hosts, crystals
+        Numbers of host and crystal of each row.
+    learned
+        Rows that may be learned from, boolean, shape (rows,).
+    """
+
+    rows: Sequence[dict[str, Any]]
+    settings: BarrierEvaluationSettings
+    barrier_eV: np.ndarray
+    hosts: list[int]
+    crystals: list[int]
+    learned: np.ndarray
+
+    @classmethod
+    def of(cls, rows: Sequence[dict[str, Any]], settings: BarrierEvaluationSettings) -> DealtRows:
+        """Find hosts and crystals.
+
+        Raises
+        ------
+        ValueError
+            A name of ``only_judged`` is that of no row.
+        """
+        names = [str(row["path_id"]) for row in rows]
+        if unknown := sorted(set(settings.only_judged) - set(names)):
+            raise ValueError(f"No path is called {', '.join(unknown)}.")
+        hosts = host_groups(rows)
+        barrier_eV = np.array([row["barrier_dft_eV"] for row in rows], dtype=float)
+        learned = np.array([name not in settings.only_judged for name in names])
+        return cls(rows, settings, barrier_eV, hosts, crystal_groups(rows, hosts), learned)
+
+    def folds(self, dealt: str, repeat: int) -> np.ndarray:
+        """Fold of each row, int64, shape (rows,)."""
+        settings = self.settings
+        return dealt_folds(dealt, self.hosts, self.crystals, settings.folds, settings.seed + repeat)
+
+    def split(self, task: FoldTask) -> tuple[np.ndarray, np.ndarray]:
+        """Rows to learn from and rows held out."""
+        fold = self.folds(task.dealt, task.repeat)
+        inside, outside = np.flatnonzero((fold != task.fold) & self.learned), np.flatnonzero(fold == task.fold)
+        return (self._some_hosts(inside, task) if task.size else inside), outside
+
+    def _some_hosts(self, inside: np.ndarray, task: FoldTask) -> np.ndarray:
+        """So many training paths, host after host in a drawn order; larger sizes hold smaller ones."""
+        labels = np.asarray(self.hosts)[inside]
+        order = np.random.default_rng([self.settings.seed, task.repeat, task.fold]).permutation(np.unique(labels))
+        taken = np.concatenate([inside[labels == host] for host in order])
+        return np.sort(taken[: task.size])
+
+    def shown(self, learner: BarrierLearner) -> list[dict[str, Any]]:
+        """The part of each row that a learner may read; never its label."""
+        columns = ("path_id", *PATH_COLUMNS, *learner.extra_columns)
+        return [{name: row[name] for name in columns if name in row} for row in self.rows]
+
+    def key(self, learner: BarrierLearner) -> str:
+        """What makes a stored fold of a learner another one; neither repeats nor sizes nor the other learners."""
+        settings = self.settings
+        return content_key(
+            rows=self.shown(learner),
+            labels=self.barrier_eV,
+            learner=learner.settings(),
+            only_judged=sorted(settings.only_judged),
+            folds=settings.folds,
+            seed=settings.seed,
+        )
 
 
 def evaluation_tasks(settings: BarrierEvaluationSettings) -> list[FoldTask]:
-    """All folds of the first repeat, then of the next one; those of the learning curve come last."""
+    """All folds of the first learner, then of the next one; scenarios come after those, the learning curve last."""
+    parts: list[tuple[tuple[str, ...], str, int | None]] = [(settings.learners, "hosts", None)]
+    if settings.scenarios:
+        parts += [(settings.learners, dealt, None) for dealt in SCENARIOS.values() if dealt != "hosts"]
+    extra = tuple(name for name in settings.learners_of_curve if name not in settings.learners)
+    parts += [(extra, "hosts", None)]
+    parts += [(settings.learners_of_curve, "hosts", size) for size in settings.sizes]
     return [
-        FoldTask(repeat, fold, size)
-        for size in (None, *settings.sizes)
+        FoldTask(learner, dealt, repeat, fold, size)
+        for learners, dealt, size in parts
+        for learner in learners
         for repeat in range(settings.repeats)
-        for fold in range(settings.training.folds)
+        for fold in range(settings.folds)
     ]
 
 
@@ -91,23 +207,24 @@ def least_training_paths(rows: Sequence[dict[str, Any]], settings: BarrierEvalua
     Raises
     ------
     ValueError
-        There are fewer hosts than folds.
+        There are fewer hosts than folds, or a name of ``only_judged`` is unknown.
     """
-    groups = host_groups(rows)
-    largest = 0
+    dealt = DealtRows.of(rows, settings)
+    least = len(rows)
     for repeat in range(settings.repeats):
-        largest = max(largest, int(np.bincount(_folds(groups, settings, repeat)).max()))
-    return len(rows) - largest
+        fold = dealt.folds("hosts", repeat)
+        least = min(least, *(int(((fold != own) & dealt.learned).sum()) for own in range(settings.folds)))
+    return least
 
 
-def evaluate_barrier_model(
+def evaluate_barrier_learners(
     rows: Sequence[dict[str, Any]],
     settings: BarrierEvaluationSettings,
-    results: Path,
+    output: Path,
     workers: int = 1,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Cross-validate the path network, or go on with what was interrupted.
+    """Cross-validate every learner, or go on with what was interrupted.
 
     Parameters
     ----------
@@ -115,208 +232,102 @@ def evaluate_barrier_model(
         Path rows with ``barrier_dft_eV`` (and, if known, ``barrier_mace_relax_eV``).
     settings
         What is judged.
-    results
-        Folder with one JSON file a fold, kept from call to call.
+    output
+        Folder; under ``results`` it has one JSON file a fold and learner, kept from call to call, and under
+        ``features`` what learners keep of their dear features.
     workers
-        Processes; each holds all graphs.
+        Processes; each holds the items of one learner at a time.
     progress
         Called with one line after each fold.
 
     Returns
     -------
     dict
-        ``table`` (see :func:`.evaluation.compare_predictors`), ``coverage`` of the central intervals on the scale
-        that the network learns on (``log``) and in eV as ``sigma_eV`` gives them (``eV``), ``rows_above``,
-        ``learning_curve``, ``predictions`` of each row, ``protocol`` and counts.
+        See :func:`.barrier_report.report`.
     """
+    from .barrier_report import report
+
     say = progress or (lambda _: None)
-    shared = _key(rows, settings)
+    dealt = DealtRows.of(rows, settings)
     tasks = evaluation_tasks(settings)
-    missing = [task for task in tasks if _kept(results / task.file, shared, task) is None]
+    names = dict.fromkeys(task.learner for task in tasks)
+    keys = {name: dealt.key(barrier_learner(name).create()) for name in names}
+    results = output / "results"
+    missing = [task for task in tasks if _kept(results / task.file, keys[task.learner], task) is None]
     say(f"{len(tasks)} folds wanted, {len(tasks) - len(missing)} kept from before")
-    for done, (task, result) in enumerate(_computed(rows, settings, missing, workers), 1):
-        _write(results / task.file, {"key": shared, "task": asdict(task), **result})
-        say(f"{done} of {len(missing)}: {task}: {result['train']} paths learned, {result['seconds']:.0f} s")
-    kept = {task: _kept(results / task.file, shared, task) or {} for task in tasks}
-    return without_nan(_document(rows, settings, kept))
+    for done, (task, result) in enumerate(_computed(dealt, output / "features", missing, workers, say), 1):
+        _write(results / task.file, {"key": keys[task.learner], "task": asdict(task), **result})
+        say(f"{done} of {len(missing)}: {task}: {result['train']} paths learned, {result['seconds']:.1f} s")
+    _ITEMS.clear()
+    say("drawing hosts for the intervals")
+    return report(dealt, {task: _kept(results / task.file, keys[task.learner], task) or {} for task in tasks})
 
 
-def table_markdown(document: dict[str, Any]) -> str:
-    """The comparison in Markdown: each metric with its 90 % interval over hosts, then coverage and learning curve."""
-    head = ["predictor", "rows of", *CARD_COLUMNS]
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-    for entry in document["table"]:
-        cells = [entry["predictor"], entry["rows_of"]]
-        cells += [_with_interval(entry, name) for name in CARD_COLUMNS]
-        lines.append("| " + " | ".join(cells) + " |")
-    lines += ["", "| intervals | 50 % | 80 % | 90 % |", "|---|---|---|---|"]
-    for scale, seen in document["coverage"].items():
-        lines.append("| " + " | ".join([scale, *(f"{share:.1%}" for share in seen.values())]) + " |")
-    if document["learning_curve"]:
-        head = ["training paths", "mae_eV", "r2", "spearman"]
-        lines += ["", "| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-        for entry in document["learning_curve"]:
-            cells = [f"{entry['training_paths']:.0f}", *(_with_interval(entry, name) for name in head[1:])]
-            lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+_ITEMS: list[tuple[DealtRows, str, BarrierLearner, Sequence[Any]]] = []
+"""The learner that a process is at, with its items of the rows; one at a time, since items may be large."""
 
 
-def _with_interval(entry: dict[str, Any], name: str) -> str:
-    value = entry["metrics"][name]
-    if name == "rows":
-        return f"{value:.0f}"
-    if value is None:
-        return "-"
-    return number_text(value) + " (" + " to ".join(number_text(end) for end in entry["interval_90"][name]) + ")"
+def _prepared(
+    dealt: DealtRows, features: Path, name: str, say: Progress | None
+) -> tuple[BarrierLearner, Sequence[Any]]:
+    if not (_ITEMS and _ITEMS[0][0] is dealt and _ITEMS[0][1] == name):
+        _ITEMS.clear()
+        learner = barrier_learner(name).create()
+        _ITEMS.append((dealt, name, learner, learner.prepare(dealt.shown(learner), features, say)))
+    return _ITEMS[0][2:]
 
 
-def _document(
-    rows: Sequence[dict[str, Any]], settings: BarrierEvaluationSettings, kept: dict[FoldTask, dict[str, Any]]
-) -> dict[str, Any]:
-    training = settings.training
-    groups = host_groups(rows)
-    true_eV = np.array([row["barrier_dft_eV"] for row in rows], dtype=float)
-    usual = true_eV <= training.outlier_eV
-    target = target_columns(rows, training)[:, 0]
-    folds = np.stack([_folds(groups, settings, repeat) for repeat in range(settings.repeats)])
-
-    def gathered(size: int | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Mean, calibrated sigma and barrier of each row in each repeat, each of shape (repeats, rows)."""
-        mean, sigma = np.zeros(folds.shape), np.zeros(folds.shape)
-        for task, result in kept.items():
-            if task.size == size:
-                mean[task.repeat, result["held_out"]] = result["mean"]
-                sigma[task.repeat, result["held_out"]] = result["sigma"]
-        for repeat, fold in enumerate(folds):
-            raw = sigma[repeat].copy()
-            for own in range(training.folds):
-                # the width is set by the other folds' residuals, so that the coverage is judged on rows unseen by it
-                others = fold != own
-                scale = sigma_scale(target[others], mean[repeat, others], raw[others])
-                sigma[repeat, fold == own] = scale * raw[fold == own]
-        return mean, sigma, to_barrier(mean, sigma, training.offset_eV)[0]
-
-    mean, sigma, barrier_eV = gathered(None)
-    sigma_eV = to_barrier(mean, sigma, training.offset_eV)[1]
-    repeated = (settings.repeats, 1)
-    predictions = [
-        {"path_id": row["path_id"], "true_eV": float(true), "predicted_eV": found.tolist(), "sigma_eV": wide.tolist()}
-        for row, true, found, wide in zip(rows, true_eV, barrier_eV.T, sigma_eV.T, strict=True)
-    ]
-    curve = []
-    for size in (*settings.sizes, None) if settings.sizes else ():
-        found_eV = gathered(size)[2][:, usual]
-        learned = [result["train"] for task, result in kept.items() if task.size == size]
-        of_usual = np.asarray(groups)[usual].tolist()
-        curve.append(
-            {
-                "training_paths": float(np.mean(learned)),
-                "metrics": repeated_metrics(true_eV[usual], found_eV),
-                "interval_90": bootstrap_intervals(true_eV[usual], found_eV, of_usual, samples=settings.samples),
-            }
-        )
-    return {
-        "protocol": (
-            f"{training.folds}-fold cross-validation grouped by host compound, {settings.repeats} times with other "
-            f"folds, {training.members_per_fold} networks a fold; metrics are means over the repeats, intervals hold "
-            "90 % of resampled sets of hosts; sigma of a fold is scaled by the residuals of the other folds"
-        ),
-        "rows": len(rows),
-        "hosts": len(set(groups)),
-        "outlier_eV": training.outlier_eV,
-        "table": compare_predictors(rows, barrier_eV, folds, training.outlier_eV, groups, settings.samples),
-        "coverage": {
-            "log": interval_coverage(np.tile(target, repeated)[:, usual], mean[:, usual], sigma[:, usual]),
-            "eV": interval_coverage(np.tile(true_eV, repeated)[:, usual], barrier_eV[:, usual], sigma_eV[:, usual]),
-        },
-        "rows_above": [each for each in predictions if each["true_eV"] > training.outlier_eV],
-        "learning_curve": curve,
-        "seconds": float(sum(result["seconds"] for result in kept.values())),
-        "predictions": predictions,
-    }
-
-
-def _folds(groups: Sequence[int], settings: BarrierEvaluationSettings, repeat: int) -> np.ndarray:
-    return grouped_folds(groups, settings.training.folds, settings.seed + repeat)
-
-
-def _fold_result(rows: Sequence[dict[str, Any]], settings: BarrierEvaluationSettings, task: FoldTask) -> dict[str, Any]:
-    """Train the members of one fold and predict the paths that it holds out, on the transformed scale."""
-    training, started = settings.training, time.perf_counter()
-    graphs = _graphs(rows, training)
-    groups = host_groups(rows)
-    fold = _folds(groups, settings, task.repeat)
-    targets = target_columns(rows, training)
-    inside, outside = np.flatnonzero(fold != task.fold), np.flatnonzero(fold == task.fold)
-    if task.size:
-        inside = _some_hosts(inside, groups, task, settings.seed)
-    networks = []
-    for member in range(training.members_per_fold):
-        number = task.fold * training.members_per_fold + member
-        seed = 1000 * (settings.seed + task.repeat) + number
-        networks.append(train_member([graphs[i] for i in inside], targets[inside], training, seed)[0])
-    mean, sigma = combine(*predict_targets(networks, [graphs[i] for i in outside]))
+def _fold_result(dealt: DealtRows, features: Path, task: FoldTask, say: Progress | None = None) -> dict[str, Any]:
+    """Fit the learner to the other folds and let it answer for the paths that it has not seen."""
+    learner, items = _prepared(dealt, features, task.learner, say)
+    started = time.perf_counter()
+    inside, outside = dealt.split(task)
+    hosts = [dealt.hosts[i] for i in inside]
+    seed = 100 * (dealt.settings.seed + task.repeat) + task.fold
+    fitted = learner.fit([items[i] for i in inside], dealt.barrier_eV[inside], hosts, seed)
+    mean, sigma = fitted.predict([items[i] for i in outside])
+    if not (np.isfinite(mean).all() and np.isfinite(sigma).all()):
+        raise ValueError(f"{task}: the learner answers with numbers that are not finite.")
     return {
         "train": len(inside),
         "held_out": outside.tolist(),
-        "mean": mean.tolist(),
-        "sigma": sigma.tolist(),
+        "mean": np.asarray(mean, dtype=float).tolist(),
+        "sigma": np.asarray(sigma, dtype=float).tolist(),
         "seconds": time.perf_counter() - started,
     }
 
 
-def _some_hosts(inside: np.ndarray, groups: Sequence[int], task: FoldTask, seed: int) -> np.ndarray:
-    """So many training paths, host after host in an order drawn by repeat and fold; larger sizes hold smaller ones."""
-    labels = np.asarray(groups)[inside]
-    order = np.random.default_rng([seed, task.repeat, task.fold]).permutation(np.unique(labels))
-    taken = np.concatenate([inside[labels == group] for group in order])
-    return np.sort(taken[: task.size])
-
-
-_GRAPHS: dict[str, list[PathGraph]] = {}
-
-
-def _graphs(rows: Sequence[dict[str, Any]], training: TrainingSettings) -> list[PathGraph]:
-    """The graphs of all rows, built once a process for the same rows and settings."""
-    key = content_key(rows=list(rows), graph=asdict(training.graph))
-    if key not in _GRAPHS:
-        _GRAPHS.clear()
-        _GRAPHS[key] = [build_path_graph(MigrationPath.from_row(row), training.graph) for row in rows]
-    return _GRAPHS[key]
-
-
 def _computed(
-    rows: Sequence[dict[str, Any]], settings: BarrierEvaluationSettings, tasks: Sequence[FoldTask], workers: int
+    dealt: DealtRows, features: Path, tasks: Sequence[FoldTask], workers: int, say: Progress
 ) -> Iterator[tuple[FoldTask, dict[str, Any]]]:
     if workers == 1:
         for task in tasks:
-            yield task, _fold_result(rows, settings, task)
+            yield task, _fold_result(dealt, features, task, say)
         return
+    for name in dict.fromkeys(task.learner for task in tasks):
+        # what is dear is computed once, here; the processes find it in the folder
+        _prepared(dealt, features, name, say)
+    _ITEMS.clear()
     fresh = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=fresh, initializer=_start, initargs=(rows, settings)) as pool:
+    with ProcessPoolExecutor(workers, mp_context=fresh, initializer=_start, initargs=(dealt, features)) as pool:
         waiting = {pool.submit(_task_result, task): task for task in tasks}
         for future in as_completed(waiting):
             yield waiting[future], future.result()
 
 
-_WORK: list[tuple[Sequence[dict[str, Any]], BarrierEvaluationSettings]] = []
+_WORK: list[tuple[DealtRows, Path]] = []
 
 
-def _start(rows: Sequence[dict[str, Any]], settings: BarrierEvaluationSettings) -> None:
+def _start(dealt: DealtRows, features: Path) -> None:
     """What a worker process needs for all of its tasks."""
     import torch
 
     torch.set_num_threads(1)
-    _WORK[:] = [(rows, settings)]
+    _WORK[:] = [(dealt, features)]
 
 
 def _task_result(task: FoldTask) -> dict[str, Any]:
     return _fold_result(*_WORK[0], task)
-
-
-def _key(rows: Sequence[dict[str, Any]], settings: BarrierEvaluationSettings) -> str:
-    """What makes a stored fold another one; neither how many repeats nor which sizes there are."""
-    return content_key(rows=list(rows), training=asdict(settings.training), seed=settings.seed)
 
 
 def _kept(file: Path, key: str, task: FoldTask) -> dict[str, Any] | None:

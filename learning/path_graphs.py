@@ -51,6 +51,9 @@ _SIDEWAYS_LIMIT_A = 1.5
 _LONGEST_HOP_A = 15.0
 """The longest published hop has 9 Angstrom; more is Cartesian coordinates, or images on two sides of the cell."""
 
+_DOUBLED_A = 0.5
+"""An atom nearer than this to an end of the path is the migrating ion itself, written a second time."""
+
 _NARROWEST_CELL_A = 1.0
 """No crystal repeats within less; the copies of such a cell would be countless."""
 
@@ -156,6 +159,82 @@ def build_path_graph(
     """
     settings = settings or GraphSettings()
     table = table or element_table()
+    found = _surroundings(path, settings, table)
+    straight_A, images_A, ion_row, length_A = found.straight_A, found.images_A, found.ion_row, found.length_A
+    positions_A, rows, character, radii_A = found.positions_A, found.rows, found.character, found.contact_A
+    label = path.path_id or "without a name"
+    distances_A = _distances(images_A, positions_A)
+    inside = distances_A.min(axis=0, initial=np.inf) < settings.path_cutoff_A
+    if not inside.any():
+        raise StructureError(f"No atom lies within {settings.path_cutoff_A} Angstrom of the path {label}.")
+    positions_A, rows, character, radii_A = positions_A[inside], rows[inside], character[inside], radii_A[inside]
+    distances_A = distances_A[:, inside]
+
+    pairs = cKDTree(positions_A).query_pairs(settings.bond_cutoff_A, output_type="ndarray")
+    bonds = np.concatenate([pairs, pairs[:, ::-1]]).T.astype(np.int64)
+    image_edges = np.argwhere(distances_A < settings.path_cutoff_A).T
+    features = _image_features(distances_A, radii_A, rows, character, table, settings.path_cutoff_A)
+    straight_clearance_A = (_distances(straight_A, positions_A) - radii_A).min(axis=1)
+    sideways_A = np.linalg.norm(images_A - straight_A, axis=1)
+    return PathGraph(
+        ion_row=ion_row,
+        atom_rows=rows,
+        atom_weights=smooth_cutoff(distances_A.min(axis=0), settings.path_cutoff_A),
+        atom_anion_character=character,
+        image_edges=image_edges,
+        image_edge_A=distances_A[image_edges[0], image_edges[1]],
+        bond_edges=bonds,
+        bond_edge_A=np.linalg.norm(positions_A[bonds[0]] - positions_A[bonds[1]], axis=1),
+        middle_distance=np.abs(np.linspace(-1.0, 1.0, settings.images)),
+        image_features=np.column_stack([features, straight_clearance_A, sideways_A]),
+        path_features=np.array(
+            [
+                length_A,
+                np.linalg.norm(images_A[-1] - images_A[0]),
+                np.linalg.norm(np.diff(images_A, axis=0), axis=1).sum(),
+            ]
+        ),
+    )
+
+
+def images_around_framework(
+    path: MigrationPath, settings: GraphSettings | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Where the images are once they have given way to the framework.
+
+    Returns
+    -------
+    The images in Angstrom, shape (images, 3), continuous, and which atoms of the framework are really there, bool,
+    shape (atoms,): not those that write an end of the path a second time.
+
+    Raises
+    ------
+    CandidateError
+        As :func:`build_path_graph`.
+    """
+    images_A = _surroundings(path, settings or GraphSettings(), element_table()).images_A
+    lattice = np.asarray(path.lattice, dtype=float)
+    ends = np.asarray(path.path_frac_coords, dtype=float)[[0, -1]]
+    away = np.asarray(path.framework_frac_coords, dtype=float).reshape(-1, 1, 3) - ends
+    distances_A = np.linalg.norm((away - np.round(away)) @ lattice, axis=2)
+    return images_A, (distances_A >= _DOUBLED_A).all(axis=1)
+
+
+@dataclass(frozen=True)
+class _Surroundings:
+    """A path's images and the atoms near it, before anything is left out of the graph."""
+
+    ion_row: int
+    length_A: float
+    straight_A: np.ndarray
+    images_A: np.ndarray
+    positions_A: np.ndarray
+    rows: np.ndarray
+    character: np.ndarray
+    contact_A: np.ndarray
+
+
+def _surroundings(path: MigrationPath, settings: GraphSettings, table: ElementTable) -> _Surroundings:
     label = path.path_id or "without a name"
     lattice = np.asarray(path.lattice, dtype=float)
     corners = np.asarray(path.path_frac_coords, dtype=float)
@@ -191,43 +270,11 @@ def build_path_graph(
     positions_A, rows, _ = _atoms_near(
         straight_A, framework, rows, lattice, settings.path_cutoff_A + settings.bond_cutoff_A + _SIDEWAYS_LIMIT_A
     )
-    positions_A, rows = _drop_doubled_ion(positions_A, rows, straight_A, ion_row, label)
+    positions_A, rows = drop_doubled_ion(positions_A, rows, straight_A, ion_row, label)
     character = _anion_character(positions_A, rows, table, settings.bond_cutoff_A)
     radii_A = _radii(rows, character, table) + table.column("cation_radius_A")[ion_row]
     images_A = give_way(straight_A, positions_A, radii_A, settings.relaxation_steps)
-
-    distances_A = _distances(images_A, positions_A)
-    inside = distances_A.min(axis=0, initial=np.inf) < settings.path_cutoff_A
-    if not inside.any():
-        raise StructureError(f"No atom lies within {settings.path_cutoff_A} Angstrom of the path {label}.")
-    positions_A, rows, character, radii_A = positions_A[inside], rows[inside], character[inside], radii_A[inside]
-    distances_A = distances_A[:, inside]
-
-    pairs = cKDTree(positions_A).query_pairs(settings.bond_cutoff_A, output_type="ndarray")
-    bonds = np.concatenate([pairs, pairs[:, ::-1]]).T.astype(np.int64)
-    image_edges = np.argwhere(distances_A < settings.path_cutoff_A).T
-    features = _image_features(distances_A, radii_A, rows, character, table, settings.path_cutoff_A)
-    straight_clearance_A = (_distances(straight_A, positions_A) - radii_A).min(axis=1)
-    sideways_A = np.linalg.norm(images_A - straight_A, axis=1)
-    return PathGraph(
-        ion_row=ion_row,
-        atom_rows=rows,
-        atom_weights=smooth_cutoff(distances_A.min(axis=0), settings.path_cutoff_A),
-        atom_anion_character=character,
-        image_edges=image_edges,
-        image_edge_A=distances_A[image_edges[0], image_edges[1]],
-        bond_edges=bonds,
-        bond_edge_A=np.linalg.norm(positions_A[bonds[0]] - positions_A[bonds[1]], axis=1),
-        middle_distance=np.abs(np.linspace(-1.0, 1.0, settings.images)),
-        image_features=np.column_stack([features, straight_clearance_A, sideways_A]),
-        path_features=np.array(
-            [
-                length_A,
-                np.linalg.norm(images_A[-1] - images_A[0]),
-                np.linalg.norm(np.diff(images_A, axis=0), axis=1).sum(),
-            ]
-        ),
-    )
+    return _Surroundings(ion_row, length_A, straight_A, images_A, positions_A, rows, character, radii_A)
 
 
 def give_way(straight_A: np.ndarray, positions_A: np.ndarray, contact_A: np.ndarray, steps: int) -> np.ndarray:
@@ -279,7 +326,7 @@ def _distances(images_A: np.ndarray, positions_A: np.ndarray) -> np.ndarray:
     return np.maximum(np.linalg.norm(images_A[:, None, :] - positions_A[None, :, :], axis=2), _LEAST_DISTANCE_A)
 
 
-def _drop_doubled_ion(
+def drop_doubled_ion(
     positions_A: np.ndarray, rows: np.ndarray, images_A: np.ndarray, ion_row: int, label: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """Take away a framework entry that is the migrating ion at one of its ends, written a second time.
@@ -289,7 +336,7 @@ def _drop_doubled_ion(
     StructureError
         Another element sits on an end.
     """
-    on_end = (np.linalg.norm(images_A[[0, -1], None, :] - positions_A[None, :, :], axis=2) < 0.5).any(axis=0)
+    on_end = (np.linalg.norm(images_A[[0, -1], None, :] - positions_A[None, :, :], axis=2) < _DOUBLED_A).any(axis=0)
     if (rows[on_end] != ion_row).any():
         raise StructureError(
             f"An end of the path {label} lies on an atom of the framework; give the ion's own sites as ends.",

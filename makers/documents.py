@@ -42,6 +42,11 @@ class StageDocument(BaseModel):
         name = quantity.value.replace("_eV", "_sigma_eV")
         return getattr(self, name, None) if name != quantity.value else None
 
+    def interval_90(self, quantity: Quantity) -> tuple[float, float] | None:
+        """Where the quantity lies with a probability of 90 %, in its unit, where the method knows it."""
+        name = quantity.value.replace("_eV", "_interval_90_eV")
+        return getattr(self, name, None) if name != quantity.value else None
+
     def value_source(self) -> BarrierSource | None:
         """Which of the stage's ways led to the values; ``None`` where it has only one."""
         return None
@@ -151,14 +156,31 @@ class HopRecord(BaseModel):
     multiplicity: int = Field(description="Symmetry-equivalent hops in the unit cell.")
     barrier_eV: float
     barrier_sigma_eV: float | None = None
+    limiting_probabilities: list[float] = Field(
+        default_factory=list,
+        description="How probable it is that this hop limits the barrier in one, two and three directions.",
+    )
 
 
 class HopBarrierDocument(BarrierDocument):
-    """Barriers that the path network predicts for every unique hop, percolated over the hop graph."""
+    """Barriers that a model predicts for every unique hop, percolated over the hop graph.
+
+    Sigmas and intervals hold the errors of all hops, percolated draw by draw.
+    """
 
     barrier_1d_sigma_eV: float | None = None
     barrier_2d_sigma_eV: float | None = None
     barrier_3d_sigma_eV: float | None = None
+    barrier_1d_interval_90_eV: tuple[float, float] | None = Field(
+        None, description="The barrier lies between these with a probability of 90 %."
+    )
+    barrier_2d_interval_90_eV: tuple[float, float] | None = None
+    barrier_3d_interval_90_eV: tuple[float, float] | None = None
+    limiting_hop_ids: list[str | None] = Field(
+        default_factory=list,
+        description="The hop whose barrier is the barrier in one, two and three directions; None where no path leads.",
+    )
+    model: str | None = Field(None, description="Name of the model that predicted the hops.")
     hops: list[HopRecord]
     hop_cutoff_A: float
 

@@ -1,4 +1,4 @@
-"""The gnn stage: barriers of every unique hop from the path network, percolated over the hop graph."""
+"""The gnn stage: predicted barriers of every unique hop, percolated over the hop graph with their uncertainty."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ if TYPE_CHECKING:
     from pymatgen.core import Structure
 
     from ..transport.hops import HopNetwork
+    from ..transport.paths import MigrationPath
 
 
 @dataclass
 class HopBarrierMaker(StageMaker):
-    """Barriers of vacancy hops as the path network predicts them."""
+    """Barriers of vacancy hops as a model predicts them, and what they make of the crystal."""
 
     name: str = "gnn"
     settings: HopBarrierStageSettings = field(default_factory=HopBarrierStageSettings)
@@ -32,57 +33,68 @@ class HopBarrierMaker(StageMaker):
     packages: ClassVar[tuple[str, ...]] = ("numpy", "torch", "torch-geometric", "pymatgen")
 
     def weights_sha256(self) -> str | None:
-        """SHA-256 of the shipped checkpoint."""
+        """SHA-256 of the model's checkpoint."""
+        from ..learning.barrier_models import barrier_model
         from ..learning.prediction import checkpoint_info
 
-        return checkpoint_info()["sha256"]
+        return checkpoint_info(barrier_model(self.settings.model).checkpoint)["sha256"]
 
     def compute(
         self, structure: Structure, prior: Mapping[str, StageDocument], checkpoint: Path | None
     ) -> dict[str, Any]:
-        """Return the hops with their predicted barriers and what they make of the material."""
-        from ..transport.hops import enumerate_hops, network_barriers
+        """Return the hops with their predicted barriers and what they make of the material.
 
+        Raises
+        ------
+        CandidateError
+            There are too many hops, or the model has no barrier for one; the message names it.
+        """
+        from ..learning.material_barriers import material_barriers
+        from ..transport.hops import enumerate_hops
+
+        settings = self.settings
         network = enumerate_hops(
             structure,
             self.ion,
-            max_distance_A=self.settings.max_distance_A,
-            framework_clearance_A=self.settings.clearance_A,
+            max_distance_A=settings.max_distance_A,
+            framework_clearance_A=settings.clearance_A,
         )
-        if len(network.hops) > self.settings.max_hops:
+        if len(network.hops) > settings.max_hops:
             raise CandidateError(
                 f"The crystal has {len(network.hops)} symmetry-unique hops, more than max_hops "
-                f"({self.settings.max_hops}); symmetrize the structure or raise max_hops.",
+                f"({settings.max_hops}); symmetrize the structure or raise max_hops.",
                 Reason.TOO_MANY_HOPS,
             )
-        barriers, sigmas = predict_hop_barriers(network, self.settings.min_length_A)
-        percolation = network_barriers(network, barriers.tolist())
+        barriers, sigmas = predict_hop_barriers(network, settings.min_length_A, settings.model)
+        found = material_barriers(network, barriers, sigmas, settings.common_error_share)
         fields: dict[str, Any] = {
-            "method": "graph network on five-image migration paths, percolated over the graph of vacancy hops",
+            "method": f"barriers of vacancy hops by the model {settings.model!r}, percolated over the graph of hops",
+            "model": settings.model,
             "dimension": network.dimension,
             "hop_cutoff_A": network.cutoff_A,
+            "limiting_hop_ids": [None if hop is None else network.hops[hop].hop_id for hop in found.limiting_hops],
             "hops": [
                 HopRecord(
                     hop_id=hop.hop_id,
                     distance_A=hop.distance_A,
                     multiplicity=hop.multiplicity,
-                    barrier_eV=float(barrier),
-                    barrier_sigma_eV=float(sigma),
+                    barrier_eV=float(barriers[hop.index]),
+                    barrier_sigma_eV=float(sigmas[hop.index]),
+                    limiting_probabilities=found.limiting_probabilities[hop.index].tolist(),
                 )
-                for hop, barrier, sigma in zip(network.hops, barriers, sigmas, strict=True)
+                for hop in network.hops
             ],
         }
-        for direction, barrier in enumerate(percolation.thresholds_eV, start=1):
-            value = finite_or_none(barrier)
-            fields[f"barrier_{direction}d_eV"] = value
-            if value is not None:
-                # The hop whose barrier is the threshold limits the path; its uncertainty is the material's.
-                limiting = int(np.argmin(np.abs(barriers - value)))
-                fields[f"barrier_{direction}d_sigma_eV"] = float(sigmas[limiting])
+        for direction in (1, 2, 3):
+            fields[f"barrier_{direction}d_eV"] = finite_or_none(found.barriers_eV[direction - 1])
+            fields[f"barrier_{direction}d_sigma_eV"] = found.sigmas_eV[direction - 1]
+            fields[f"barrier_{direction}d_interval_90_eV"] = found.intervals_90_eV[direction - 1]
         return fields
 
 
-def predict_hop_barriers(network: HopNetwork, min_length_A: float) -> tuple[np.ndarray, np.ndarray]:
+def predict_hop_barriers(
+    network: HopNetwork, min_length_A: float, model: str = "fast"
+) -> tuple[np.ndarray, np.ndarray]:
     """Predict the barrier of every unique hop of a crystal.
 
     Parameters
@@ -91,13 +103,52 @@ def predict_hop_barriers(network: HopNetwork, min_length_A: float) -> tuple[np.n
         The crystal's hops.
     min_length_A
         Least perpendicular width of each hop's supercell, in Å.
+    model
+        Name of a model that needs nothing but the path.
 
     Returns
     -------
     tuple of numpy.ndarray
         Barriers and their standard deviations in eV, shape (hops,) each.
+
+    Raises
+    ------
+    CandidateError
+        The model has no barrier for a hop; the message names it.
+    WeightsError
+        The model's checkpoint is missing, damaged or of another format.
     """
-    from ..learning.prediction import predict_paths
+    from ..learning.barrier_models import barrier_model
     from ..transport.hops import hop_path
 
-    return predict_paths([hop_path(network, hop, images=5, min_length_A=min_length_A) for hop in network.hops])
+    chosen = barrier_model(model)
+    predictor = chosen.load(chosen.checkpoint)
+    prepared = []
+    for hop in network.hops:
+        row = path_row(hop_path(network, hop, images=5, min_length_A=min_length_A))
+        try:
+            prepared.append(predictor.prepare(chosen.shown(row)))
+        except CandidateError as error:
+            if hop.hop_id in str(error):
+                raise
+            raise type(error)(f"The model {model!r} refuses the hop {hop.hop_id}: {error}", error.reason) from error
+    barriers, sigmas = (np.asarray(values, dtype=float) for values in predictor.predict(prepared))
+    for hop, barrier, sigma in zip(network.hops, barriers, sigmas, strict=True):
+        if not (np.isfinite(barrier) and np.isfinite(sigma)):
+            raise CandidateError(
+                f"The model {model!r} has no finite barrier for the hop {hop.hop_id}; look at the structure.",
+                Reason.NON_FINITE_ENERGY,
+            )
+    return barriers, sigmas
+
+
+def path_row(path: MigrationPath) -> dict[str, Any]:
+    """A path in the layout of a table of paths, as plain lists."""
+    return {
+        "path_id": path.path_id,
+        "migrating_ion": path.ion,
+        "lattice": path.lattice.tolist(),
+        "path_frac_coords": path.path_frac_coords.tolist(),
+        "framework_species": list(path.framework_species),
+        "framework_frac_coords": path.framework_frac_coords.tolist(),
+    }

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 
 class StageSettings(BaseModel):
@@ -53,14 +53,38 @@ class BondValenceStageSettings(StageSettings):
 
 
 class HopBarrierStageSettings(StageSettings):
-    """Settings of the gnn stage: hops of the mobile ion and the network that predicts their barriers."""
+    """Settings of the gnn stage: hops of the mobile ion and the model that predicts their barriers."""
 
+    model: str = Field("fast", description="Model that predicts the hops, as `hopflow predict-paths --model` names it.")
     min_length_A: float = Field(8.0, ge=4.0, description="Least perpendicular width of the hop's supercell, in Å.")
     clearance_A: float = Field(
         0.5, ge=0, description="Hops whose straight line comes closer to a framework atom are dropped, in Å."
     )
     max_distance_A: float = Field(8.0, gt=1.0, le=15.0, description="Longest hop that is looked at, in Å.")
     max_hops: int = Field(200, gt=0, description="More symmetry-unique hops than this fail the candidate.")
+    common_error_share: float = Field(
+        0.3,
+        ge=0.0,
+        le=1.0,
+        description="Share of the variance of the hops' errors that all hops of one crystal have in common.",
+    )
+
+    @field_validator("model")
+    @classmethod
+    def _answers_from_the_path_alone(cls, model: str) -> str:
+        # the registry's imports are not needed to read the other stages' settings
+        from ..learning.barrier_models import BARRIER_MODELS
+
+        able = [name for name, each in BARRIER_MODELS.items() if not each.extra_columns]
+        if model not in able:
+            allowed = f"allowed: {', '.join(able)}"
+            if model not in BARRIER_MODELS:
+                raise ValueError(f"There is no barrier model called {model!r}; {allowed}.")
+            needed = ", ".join(BARRIER_MODELS[model].extra_columns)
+            raise ValueError(
+                f"The model {model!r} needs {needed} of each path, which the gnn stage has not; {allowed}."
+            )
+        return model
 
 
 class ScanStageSettings(StageSettings):

@@ -15,6 +15,7 @@ import torch
 from ase import Atoms
 from ase.data import chemical_symbols
 
+from ..transport.energies import SiteEvaluation
 from ..transport.errors import Reason
 from .registry import PotentialEntry, Precision
 from .runtime import batches, check_finite, check_images, default_dtype, torch_dtype
@@ -107,6 +108,37 @@ class MacePotential:
         joined = np.concatenate(energies) if energies else np.zeros(0)
         check_finite(joined, split, self.name)
         return joined, split
+
+    def evaluate_sites(self, image: Atoms, forces: bool = True) -> SiteEvaluation:
+        """Energy of one image with the share and the description of each atom.
+
+        Raises
+        ------
+        CandidateError
+            An element outside the model, or no atoms.
+        NonFiniteEnergyError
+            An energy or force is NaN or infinite.
+        """
+        check_images([image], self.elements, self.name)
+        with default_dtype(self.dtype), torch.set_grad_enabled(forces):
+            graph = self._graphs.Batch.from_data_list([self._graph(image)]).to(self.device)
+            output = self._model(graph.to_dict(), compute_force=forces, compute_stress=False)
+        energy, shares, described = (
+            output[name].detach().cpu().numpy().astype(np.float64) for name in ("energy", "node_energy", "node_feats")
+        )
+        found = output["forces"].detach().cpu().numpy().astype(np.float64) if forces else None
+        check_finite(energy.reshape(-1), [] if found is None else [found], self.name)
+        return SiteEvaluation(float(energy.reshape(-1)[0]), found, shares.reshape(-1), self._invariants(described))
+
+    def _invariants(self, described: np.ndarray) -> np.ndarray:
+        """The channels that turn with nothing; models of scalars hold no others."""
+        from mace.modules.utils import extract_invariant
+
+        irreps = self._model.products[0].linear.irreps_out
+        channels = irreps.dim // (irreps.lmax + 1) ** 2
+        layers = int(self._model.num_interactions)
+        found: np.ndarray = extract_invariant(torch.as_tensor(described), layers, channels, irreps.lmax).numpy()
+        return found
 
     def energies(self, images: Sequence[Atoms]) -> np.ndarray:
         """Energies in eV, shape (images,); two to four times cheaper than with forces.

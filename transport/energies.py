@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -42,4 +43,34 @@ class Potential(Protocol):
 
     def energies_and_forces(self, images: Sequence[Atoms]) -> tuple[np.ndarray, list[np.ndarray]]:
         """Energies in eV, shape (len(images),), and forces in eV/Angstrom, one (atoms, 3) array an image."""
+        ...
+
+
+@dataclass(frozen=True)
+class SiteEvaluation:
+    """One image, with what a potential holds of each atom.
+
+    Attributes
+    ----------
+    energy_eV
+        Potential energy.
+    forces_eV_per_A
+        Shape (atoms, 3); None where they were not asked for.
+    site_energies_eV
+        Share of each atom in the energy, shape (atoms,).
+    descriptors
+        Rotation-invariant description of each atom's surroundings, the potential's own, shape (atoms, channels).
+    """
+
+    energy_eV: float
+    forces_eV_per_A: np.ndarray | None
+    site_energies_eV: np.ndarray
+    descriptors: np.ndarray
+
+
+class SitePotential(Potential, Protocol):
+    """A potential that is a sum over atoms and tells what it sees of each."""
+
+    def evaluate_sites(self, image: Atoms, forces: bool = True) -> SiteEvaluation:
+        """Energy of one image with the share and the description of each atom."""
         ...

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
+
+_STIFFNESS_FACTORS = (0.2, 5.0)
+"""How far one pair of steps may rescale a preconditioner."""
 
 
 class LimitedMemoryBFGS:
@@ -21,12 +26,22 @@ class LimitedMemoryBFGS:
         How many steps are remembered.
     stiffness_eV_per_A2
         Curvature assumed before anything is known, in eV/Angstrom^2.
+    preconditioner
+        Instead of one stiffness: forces to displacements (Angstrom) by the inverse of a model Hessian. The last step
+        that was learnt from scales it.
     """
 
-    def __init__(self, max_step_A: float = 0.2, memory: int = 20, stiffness_eV_per_A2: float = 40.0) -> None:
+    def __init__(
+        self,
+        max_step_A: float = 0.2,
+        memory: int = 20,
+        stiffness_eV_per_A2: float = 40.0,
+        preconditioner: Callable[[np.ndarray], np.ndarray] | None = None,
+    ) -> None:
         self.max_step_A = max_step_A
         self.memory = memory
         self.stiffness = stiffness_eV_per_A2
+        self.preconditioner = preconditioner
         self.reset()
 
     def reset(self) -> None:
@@ -43,21 +58,39 @@ class LimitedMemoryBFGS:
         positions, forces
             In Angstrom and eV/Angstrom, shape (..., 3).
         """
-        if self._last is not None:
-            move, change = positions - self._last[0], self._last[1] - forces
-            if np.vdot(move, change) > 1e-3 * np.linalg.norm(move) * np.linalg.norm(change):
-                self._moves.append(move)
-                self._changes.append(change)
-                del self._moves[: -self.memory], self._changes[: -self.memory]
+        self.learn(positions, forces)
         direction = self._direction(forces)
-        if np.vdot(direction, forces) <= 0.05 * np.linalg.norm(direction) * np.linalg.norm(forces):
+        if np.vdot(direction, forces) <= self._least_agreement() * np.linalg.norm(direction) * np.linalg.norm(forces):
             self._moves, self._changes = [], []
-            direction = forces / self.stiffness
+            direction = self._first_guess(forces)
         longest = float(np.linalg.norm(direction, axis=-1).max())
         if longest > self.max_step_A:
             direction = direction * (self.max_step_A / longest)
-        self._last = positions.copy(), forces.copy()
         return positions + direction
+
+    def learn(self, positions: np.ndarray, forces: np.ndarray) -> None:
+        """Take in the forces that the last step has led to; :meth:`step` does so by itself."""
+        if self._last is not None:
+            move, change = positions - self._last[0], self._last[1] - forces
+            if np.vdot(move, change) > self._least_curvature(move, change):
+                self._moves.append(move)
+                self._changes.append(change)
+                del self._moves[: -self.memory], self._changes[: -self.memory]
+        self._last = positions.copy(), forces.copy()
+
+    def _least_curvature(self, move: np.ndarray, change: np.ndarray) -> float:
+        """What a step must show to be learnt from; a model Hessian may rightly be soft where a step was."""
+        if self.preconditioner is None:
+            return 1e-3 * float(np.linalg.norm(move) * np.linalg.norm(change))
+        return 1e-6 * float(np.vdot(move, move))
+
+    def _least_agreement(self) -> float:
+        """Cosine between direction and forces; a model Hessian rightly turns a direction far from the forces."""
+        return 0.05 if self.preconditioner is None else 0.0
+
+    def expected_gain_eV(self, forces: np.ndarray) -> float:
+        """What the energy would still fall if it were as quadratic as the steps so far make it, in eV."""
+        return 0.5 * float(np.vdot(forces, self._direction(forces)))
 
     def _direction(self, forces: np.ndarray) -> np.ndarray:
         """Two-loop recursion for (inverse Hessian) times forces."""
@@ -68,10 +101,21 @@ class LimitedMemoryBFGS:
             weight = scale * np.vdot(move, result)
             weights.append((scale, weight))
             result -= weight * change
-        result /= self.stiffness
+        result = self._first_guess(result)
         for (scale, weight), move, change in zip(reversed(weights), self._moves, self._changes, strict=True):
             result += move * (weight - scale * np.vdot(change, result))
         return result
+
+    def _first_guess(self, forces: np.ndarray) -> np.ndarray:
+        """Displacements by what was assumed before the first step."""
+        if self.preconditioner is None:
+            return forces / self.stiffness
+        guess = self.preconditioner(forces)
+        if not self._moves:
+            return guess
+        move, change = self._moves[-1], self._changes[-1]
+        factor = np.vdot(move, change) / max(float(np.vdot(change, self.preconditioner(change))), 1e-9)
+        return guess * float(np.clip(factor, *_STIFFNESS_FACTORS))
 
     def state(self, prefix: str) -> dict[str, np.ndarray]:
         """Everything that the next step depends on, as named arrays."""

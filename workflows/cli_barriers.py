@@ -114,7 +114,7 @@ def evaluate_barrier(
     workers: Workers = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print the metrics as JSON.")] = False,
 ) -> None:
-    """Cross-validate the path network by host compounds; each fold is kept, a second call computes what is missing."""
+    """Cross-validate learners of barriers by host compounds; folds are kept, a second call computes what is missing."""
     from .learning_configs import BarrierEvaluation, check_paths, read_config
 
     chosen = read_config(config, BarrierEvaluation, "evaluation file")
@@ -123,11 +123,12 @@ def evaluate_barrier(
         rows, left_out = check_paths(config, chosen)
     _complain_of(left_out)
 
-    from ..learning.barrier_evaluation import evaluate_barrier_model, table_markdown
-    from .learning_figures import barrier_parity_figure, size_figure
+    from ..learning.barrier_evaluation import evaluate_barrier_learners
+    from ..learning.barrier_report import table_markdown
+    from .learning_figures import barrier_parity_figure, coverage_figure, size_figure
 
     with console.quiet_stdout(), told("evaluating") as say:
-        found = evaluate_barrier_model(rows, chosen.settings(), chosen.output / "results", workers, say)
+        found = evaluate_barrier_learners(rows, chosen.settings(), chosen.output, workers, say)
     document: dict[str, Any] = {
         "paths": str(chosen.paths),
         "settings": chosen.model_dump(exclude={"paths", "output"}),
@@ -137,7 +138,8 @@ def evaluate_barrier(
     (chosen.output / "metrics.json").write_text(console.json_text(document) + "\n")
     (chosen.output / "table.md").write_text(table_markdown(document) + "\n")
     barrier_parity_figure(rows, document, chosen.output / "parity.png")
-    figures = ["parity.png"]
+    coverage_figure(document["coverage"], chosen.output / "coverage.png")
+    figures = ["parity.png", "coverage.png"]
     if document["learning_curve"]:
         size_figure(document["learning_curve"], chosen.output / "learning_curve.png")
         figures.append("learning_curve.png")
@@ -147,9 +149,21 @@ def evaluate_barrier(
     console.show(
         _metrics_table([(entry["predictor"], entry["rows_of"], entry["metrics"]) for entry in document["table"]])
     )
-    for scale, seen in document["coverage"].items():
-        shares = ", ".join(f"{float(level):.0%}: {share:.1%}" for level, share in seen.items())
-        console.say(f"intervals ({scale}) that hold the label: {shares}")
+    for name, methods in document["coverage"].items():
+        method, held = next(iter(methods.items()))
+        shares = ", ".join(f"{float(level):.0%}: {share:.1%}" for level, share in held["log"].items())
+        console.say(f"labels inside the {method} intervals of {name}: {shares}")
+    for entry in document["scenarios"]:
+        console.say(
+            f"scenario {entry['scenario']}, {entry['predictor']}: MAE {entry['mae_eV']:.3f} eV on {entry['rows']:.0f} "
+            f"paths, {entry['mae_eV_as_new_host']:.3f} eV when nothing of their hosts is known"
+        )
+    for entry in document["distinction"]:
+        if entry["pairs"]:
+            console.say(
+                f"{entry['pairs']} pairs of paths of one crystal, {entry['predictor']}: {entry['told_apart']:.1%} told "
+                f"apart, {entry['ordered']:.1%} in the right order"
+            )
     console.say(f"metrics: {chosen.output / 'metrics.json'}")
     console.say(f"table: {chosen.output / 'table.md'}")
     for name in figures:

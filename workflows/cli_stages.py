@@ -357,6 +357,10 @@ def _found(answer: dict[str, Any]) -> str:
             alike = answer.get(f"barrier_{direction}d_dft_like_eV")
             if direction == 1 and alike is not None:
                 text += f" (DFT-like {alike:.2f} ± {answer['barrier_1d_dft_like_sigma_eV']:.2f})"
+            interval = answer.get(f"barrier_{direction}d_interval_90_eV")
+            if interval is not None:
+                hop = answer["limiting_hop_ids"][direction - 1]
+                text += f" (90 %: {interval[0]:.2f} to {interval[1]:.2f}, limited by {hop})"
             parts.append(f"{direction}D {text}")
     if "minimal_percolation_energy_eV" in answer:
         energy = answer["minimal_percolation_energy_eV"]

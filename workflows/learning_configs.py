@@ -94,8 +94,8 @@ class InterstitialEvaluation(LearningConfig):
         return EvaluationSettings(tuple(self.networks), tuple(self.splits), **plain)
 
 
-class BarrierConfig(BaseModel):
-    """How the path network is trained, for use or for judging it."""
+class PathTableConfig(BaseModel):
+    """Which paths are learned from or judged with, and how they are dealt."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -104,6 +104,11 @@ class BarrierConfig(BaseModel):
     )
     output: Path = Field(description="Folder for what is made, and for what is needed to go on after an interruption.")
     folds: int = Field(5, ge=2, description="Parts that the hosts are dealt to; each is held out once.")
+
+
+class BarrierConfig(PathTableConfig):
+    """How the path network is trained."""
+
     members_per_fold: int = Field(3, ge=1, description="Networks a fold.")
     epochs: int = Field(30, gt=0, description="How often the paths are shown.")
     batch_size: int = Field(24, gt=0, description="Paths of one step.")
@@ -134,14 +139,35 @@ class BarrierTraining(BarrierConfig):
     """Keys of `hopflow train barrier`."""
 
 
-class BarrierEvaluation(BarrierConfig):
+class BarrierEvaluation(PathTableConfig):
     """Keys of `hopflow evaluate barrier`."""
 
+    learners: list[str] = Field(
+        ["path-network", "random-forest", "gradient-boosting"],
+        min_length=1,
+        description="Names of learners, in the table's order; a wrong name is answered with all that there are.",
+    )
     repeats: int = Field(3, ge=1, description="Cross-validations, each with other folds.")
+    scenarios: bool = Field(
+        False, description="Judge new paths and new fillings of known hosts, too; costs three times as much."
+    )
     sizes: list[int] = Field(
         [], description="Numbers of training paths of a learning curve; each costs as much as the comparison itself."
     )
+    curve_learners: list[str] = Field([], description="Learners that have a learning curve; without it, all.")
+    only_judged: list[str] = Field([], description="Names of paths that are judged and never learned from.")
+    outlier_eV: float = Field(4.0, gt=0, description="Rows above this are reported apart.")
     samples: int = Field(500, ge=20, description="Draws of hosts behind each interval.")
+    seed: int = Field(0, ge=0, description="Of folds and learners.")
+
+    @field_validator("learners", "curve_learners")
+    @classmethod
+    def _known_learners(cls, learners: list[str]) -> list[str]:
+        from ..learning.learner_registry import barrier_learner
+
+        for name in learners:
+            barrier_learner(name)
+        return _once(learners)
 
     @field_validator("sizes")
     @classmethod
@@ -151,10 +177,12 @@ class BarrierEvaluation(BarrierConfig):
         return sizes
 
     def settings(self) -> BarrierEvaluationSettings:
-        """What :func:`..learning.barrier_evaluation.evaluate_barrier_model` takes."""
+        """What :func:`..learning.barrier_evaluation.evaluate_barrier_learners` takes."""
         from ..learning.barrier_evaluation import BarrierEvaluationSettings
 
-        return BarrierEvaluationSettings(self.training(), self.repeats, tuple(self.sizes), self.samples, self.seed)
+        lists = ("learners", "sizes", "curve_learners", "only_judged")
+        plain: dict[str, Any] = self.model_dump(exclude={"paths", "output"})
+        return BarrierEvaluationSettings(**plain | {name: tuple(plain[name]) for name in lists})
 
 
 _GROUPS = {"chemical_system": "chemical systems", "prototype": "prototypes"}
@@ -222,7 +250,7 @@ def check_dataset(path: Path, folder: Path, splits: dict[str, int], repeats: int
     return dataset
 
 
-def check_paths(path: Path, config: BarrierConfig) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
+def check_paths(path: Path, config: PathTableConfig) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
     """Read the path table that a configuration names, and make sure that it can be dealt as it is meant to be.
 
     Parameters
@@ -252,17 +280,18 @@ def check_paths(path: Path, config: BarrierConfig) -> tuple[list[dict[str, Any]]
     if not rows:
         why = f" ({left_out[0]['error']})" if left_out else ""
         raise SpecificationError(f"{path}: {config.paths} holds no path that can be learned from{why}.")
-    settings = BarrierEvaluationSettings(config.training(), 1, (), 0, config.seed)
-    sizes: list[int] = []
+    settings = BarrierEvaluationSettings(folds=config.folds, repeats=1)
     if isinstance(config, BarrierEvaluation):
-        settings, sizes = config.settings(), config.sizes
+        settings = config.settings()
+    if unknown := sorted(set(settings.only_judged) - {row["path_id"] for row in rows}):
+        raise SpecificationError(f"{path}: only_judged: {config.paths} has no path called {', '.join(unknown)}.")
     try:
         most = least_training_paths(rows, settings)
     except ValueError as error:
         raise SpecificationError(f"{path}: {config.paths}: {error} Add paths or ask for fewer folds.") from error
-    if sizes and sizes[-1] >= most:
+    if settings.sizes and settings.sizes[-1] >= most:
         raise SpecificationError(
-            f"{path}: sizes: {sizes[-1]} training paths are too many, the folds leave {most} to train on."
+            f"{path}: sizes: {settings.sizes[-1]} training paths are too many, the folds leave {most} to train on."
         )
     return rows, left_out
 

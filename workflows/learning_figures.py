@@ -75,29 +75,34 @@ def draw_parity(
 
 
 def barrier_parity_figure(rows: Sequence[dict[str, Any]], document: dict[str, Any], file: Path) -> None:
-    """Draw the path network, and the published MACE-NEB barriers where there are any, over the labels.
+    """Draw each learner, the published MACE-NEB barriers where there are any, and its mean with the first learner.
 
     Parameters
     ----------
     rows
         Rows that were judged.
     document
-        What :func:`..learning.barrier_evaluation.evaluate_barrier_model` found for them; its first repeat is drawn.
+        What :func:`..learning.barrier_evaluation.evaluate_barrier_learners` found for them; its first repeat is drawn.
     file
         The figure.
     """
+    from ..learning.barrier_report import published_eV
     from ..learning.evaluation import barrier_metrics
 
-    mace_eV = np.array([row.get("barrier_mace_relax_eV") for row in rows], dtype=float)
+    mace_eV = published_eV(rows)
     true_eV = np.array([each["true_eV"] for each in document["predictions"]])
-    network_eV = np.array([each["predicted_eV"][0] for each in document["predictions"]])
+    found = {
+        name: np.array([each["predicted_eV"][name][0] for each in document["predictions"]])
+        for name in document["learners"]
+        if name != "median"
+    }
+    first = next(iter(found.items()), None)
+    found["published MACE-NEB"] = mace_eV
+    if first is not None:
+        found["mean of first and MACE-NEB"] = 0.5 * (mace_eV + first[1])
     usual = true_eV <= document["outlier_eV"]
     panels = []
-    for title, found_eV in (
-        ("path network", network_eV),
-        ("published MACE-NEB", mace_eV),
-        ("mean of both", 0.5 * (mace_eV + network_eV)),
-    ):
+    for title, found_eV in found.items():
         known = usual & np.isfinite(found_eV)
         if known.any():
             pair = true_eV[known], found_eV[known]
@@ -122,15 +127,50 @@ def loss_figure(losses: Sequence[Sequence[float]], members_per_fold: int, file: 
 
 
 def size_figure(curve: Sequence[dict[str, Any]], file: Path) -> None:
-    """Draw the error over the number of training paths, with the 90 % intervals over hosts."""
+    """Draw the error of each learner over the number of training paths, with the 90 % intervals over hosts."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.2, 3.6), layout="constrained")
     axes = figure.subplots()
-    sizes = [entry["training_paths"] for entry in curve]
-    found = np.array([entry["metrics"]["mae_eV"] for entry in curve])
-    ends = np.array([entry["interval_90"]["mae_eV"] for entry in curve])
-    axes.errorbar(sizes, found, yerr=np.abs(ends - found[:, None]).T, color="#1f6f8b", marker="o", capsize=3)
+    for name in dict.fromkeys(entry["predictor"] for entry in curve):
+        own = [entry for entry in curve if entry["predictor"] == name]
+        found = np.array([entry["metrics"]["mae_eV"] for entry in own])
+        ends = np.array([entry["interval_90"]["mae_eV"] for entry in own])
+        sizes = [entry["training_paths"] for entry in own]
+        axes.errorbar(sizes, found, yerr=np.abs(ends - found[:, None]).T, marker="o", capsize=3, label=name)
     axes.set(xlabel="training paths", ylabel="mean absolute error, eV", ylim=(0, None))
     axes.grid(visible=True, color="0.93")
+    axes.legend(fontsize=8, frameon=False)
+    figure.savefig(file, dpi=150)
+
+
+def coverage_figure(coverage: dict[str, dict[str, dict[str, dict[str, float]]]], file: Path) -> None:
+    """Draw how many labels the intervals of each learner hold over how many they claim to hold.
+
+    Parameters
+    ----------
+    coverage
+        Of each learner, see :func:`..learning.interval_calibration.coverage`; one panel a method, intervals on the
+        learned scale as full lines, those in eV as dashed ones.
+    file
+        The figure.
+    """
+    from matplotlib.figure import Figure
+
+    methods = list(next(iter(coverage.values())))
+    figure = Figure(figsize=(3.4 * len(methods) + 0.4, 3.8), layout="constrained")
+    places = figure.subplots(1, len(methods), squeeze=False, sharex=True, sharey=True)[0]
+    for place, method in zip(places, methods, strict=True):
+        place.plot((0.4, 1.0), (0.4, 1.0), color="0.4", linewidth=0.8)
+        for number, (name, found) in enumerate(coverage.items()):
+            for scale, style in (("log", "-"), ("eV", "--")):
+                levels = [float(level) for level in found[method][scale]]
+                shares = list(found[method][scale].values())
+                label = name if scale == "log" else None
+                place.plot(levels, shares, style, color=f"C{number % 10}", marker="o", markersize=3, label=label)
+        place.set_title(method.replace("_", " "), fontsize=9)
+        place.set(xlabel="claimed share", xlim=(0.4, 1.0), ylim=(0.4, 1.0), aspect="equal")
+        place.grid(visible=True, color="0.93")
+    places[0].set_ylabel("share of labels inside")
+    places[0].legend(fontsize=8, frameon=False)
     figure.savefig(file, dpi=150)

@@ -22,6 +22,8 @@ FIELDS = (
     "quantity",
     "value",
     "uncertainty",
+    "interval_90_low",
+    "interval_90_high",
     "source",
     "threshold",
     "seconds",

@@ -28,6 +28,7 @@ from .report_data import (
     ReportData,
     StageReport,
     collect,
+    interval_name,
     known_classes,
     sigma_name,
 )
@@ -165,6 +166,7 @@ def render(database: Database, data: ReportData) -> str:
         "citations": texts.citations(data),
         "candidates": [(row, data.ending(row)) for row in data.rows[:MAX_CANDIDATES]],
         "value_cell": value_cell,
+        "value_note": value_note,
         "links": material_link,
         "csv": data_link(csv_text(data.rows, [stage.name for stage in data.stages]), "text/csv"),
     }
@@ -222,6 +224,19 @@ def value_cell(data: ReportData, row: dict[str, Any], column: Column) -> str:
     )
     text = f"{value:.{digits}f}" + (f" ± {sigma:.{digits}f}" if sigma is not None else "")
     return f"{text} (predicted)" if is_prediction(entry) and column.quantity in BARRIERS else text
+
+
+def value_note(data: ReportData, row: dict[str, Any], column: Column) -> str:
+    """What is known of a barrier beyond its standard deviation: the 90 % interval and the hop that limits it."""
+    stage = data.stage(column.stage)
+    if stage is None or column.quantity not in BARRIERS:
+        return ""
+    document = stage.documents.get(row["material_id"], {})
+    interval = document.get(interval_name(column.quantity))
+    if interval is None:
+        return ""
+    hop = document["limiting_hop_ids"][BARRIERS.index(column.quantity)]
+    return f"with 90 % probability {interval[0]:.2f} to {interval[1]:.2f} eV, limited by the hop {hop}"
 
 
 def shortlist_row(data: ReportData, row: dict[str, Any], structure: Structure | None) -> dict[str, Any]:

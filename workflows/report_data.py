@@ -313,6 +313,11 @@ def sigma_name(barrier: Quantity) -> str:
     return barrier.value.replace("_eV", "_sigma_eV")
 
 
+def interval_name(barrier: Quantity) -> str:
+    """Field of a barrier's 90 % interval in a document."""
+    return barrier.value.replace("_eV", "_interval_90_eV")
+
+
 def pairs(first: StageReport, second: StageReport) -> dict[str, tuple[float, float]]:
     """Barriers in eV of the materials that have one from both stages."""
     name = comparable_quantity(first, second).value

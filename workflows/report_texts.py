@@ -31,8 +31,9 @@ CAVEATS = {
     "gnn": (
         "A gnn barrier is what a graph network, trained on published DFT-NEB barriers, expects for vacancy hops "
         "between the mobile ion's own sites along straight lines. Interstitial and concerted mechanisms, and sites "
-        "that are empty in the given structure, are not seen. ± is one standard deviation as calibrated on held-out "
-        "data; for chemistry unlike the training set's the error can be larger than it says."
+        "that are empty in the given structure, are not seen. ± is one standard deviation, from the errors of all "
+        "hops as calibrated on held-out data; for chemistry unlike the training set's the error can be larger than "
+        "it says."
     ),
     "pes": (
         "A pes barrier comes from moving one ion through the otherwise frozen crystal with a machine-learned "

@@ -124,6 +124,8 @@ def quantity_text(entry: dict[str, Any]) -> str:
     if entry.get("uncertainty") is not None:
         number += f" ± {entry['uncertainty']:.3f}"
     text = f"{quantity.label}: {number} {quantity.unit}".strip()
+    if entry.get("interval_90_low") is not None:
+        text += f" (90 %: {entry['interval_90_low']:.3f} to {entry['interval_90_high']:.3f})"
     if is_prediction(entry):
         text += ", predicted by the interstitial network"
     if entry.get("threshold") is not None:

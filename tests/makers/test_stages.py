@@ -2,15 +2,24 @@
 
 import io
 import json
+import subprocess
+import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import crystals
 import numpy as np
 import pytest
 from ase.io import read
+from hopflow.learning.barrier_models import BARRIER_MODELS, BarrierModel, answer_rows, barrier_model
+from hopflow.learning.material_barriers import material_barriers
+from hopflow.learning.path_rows import PathRow
+from hopflow.learning.prediction import SHIPPED_CHECKPOINT, checkpoint_info
 from hopflow.makers.bvse import BondValenceMaker
 from hopflow.makers.dft import HandoffMaker
-from hopflow.makers.documents import BandDocument, StageDocument
-from hopflow.makers.gnn import HopBarrierMaker
+from hopflow.makers.documents import BandDocument, HopBarrierDocument, StageDocument
+from hopflow.makers.gnn import HopBarrierMaker, path_row, predict_hop_barriers
 from hopflow.makers.neb import BandMaker
 from hopflow.makers.pes import LandscapeMaker
 from hopflow.makers.quantities import Quantity
@@ -18,13 +27,17 @@ from hopflow.makers.settings import (
     BandStageSettings,
     BondValenceStageSettings,
     HandoffStageSettings,
+    HopBarrierStageSettings,
     ScanStageSettings,
 )
 from hopflow.makers.stage import StageMaker, primitive_cell
 from hopflow.transport.errors import CandidateError, NoMobileIonError, Reason, StructureError
+from hopflow.transport.hops import enumerate_hops, hop_path, network_barriers
+from hopflow.transport.paths import PATH_COLUMNS
 from jobflow import JobStore, run_locally
 from maggma.stores import MemoryStore
 from places import DEMO
+from pydantic import ValidationError
 from pymatgen.core import Structure
 
 
@@ -89,13 +102,98 @@ def test_conventional_and_primitive_cell_give_one_answer(lithia: Structure) -> N
     assert maker.evaluate(lithia).barrier_3d_eV == pytest.approx(maker.evaluate(primitive).barrier_3d_eV, abs=1e-6)
 
 
-def test_gnn_document_is_the_hop_graphs_minimax(lithia: Structure) -> None:
-    document = HopBarrierMaker().evaluate(lithia)
+def test_gnn_document_is_the_hop_graphs_minimax_with_the_errors_of_all_hops() -> None:
+    maker, crystal = HopBarrierMaker(), crystals.lithium_phosphate()
+    document = maker.evaluate(crystal)
+    network = enumerate_hops(primitive_cell(crystal), "Li")
     barriers = [hop.barrier_eV for hop in document.hops]
-    assert document.barrier_1d_eV in barriers
-    sigma = document.hops[barriers.index(document.barrier_1d_eV)].barrier_sigma_eV
-    assert document.uncertainty(Quantity.BARRIER_1D) == sigma > 0
-    assert document.weights_sha256 == HopBarrierMaker().weights_sha256()
+    sigmas = [hop.barrier_sigma_eV for hop in document.hops]
+    found = material_barriers(network, barriers, sigmas, maker.settings.common_error_share)
+    assert found.barriers_eV == network_barriers(network, barriers).thresholds_eV
+    for k, quantity in enumerate((Quantity.BARRIER_1D, Quantity.BARRIER_2D, Quantity.BARRIER_3D)):
+        assert document.quantity(quantity) == found.barriers_eV[k]
+        assert document.uncertainty(quantity) == found.sigmas_eV[k] > 0
+        assert document.interval_90(quantity) == found.intervals_90_eV[k]
+        hop = next(hop for hop in document.hops if hop.hop_id == document.limiting_hop_ids[k])
+        assert hop.barrier_eV == document.quantity(quantity)
+        assert sum(hop.limiting_probabilities[k] for hop in document.hops) == pytest.approx(1.0)
+    assert document.interval_90(Quantity.CONNECTED_FREE_VOLUME) is None
+    assert document.weights_sha256 == maker.weights_sha256() == checkpoint_info()["sha256"]
+    assert document.model == "fast"
+    assert HopBarrierDocument.model_validate_json(document.model_dump_json()) == document
+
+
+def test_gnn_answers_as_predict_paths_does(lithia: Structure) -> None:
+    network = enumerate_hops(lithia, "Li")
+    rows = [path_row(hop_path(network, hop, images=5)) for hop in network.hops]
+    answers = next(answer_rows((PathRow(row["path_id"], row, None) for row in rows), barrier_model("fast")))
+    barriers, sigmas = predict_hop_barriers(network, 8.0)
+    assert barriers == pytest.approx([answer.barrier_eV for answer in answers], abs=2e-4)
+    assert sigmas == pytest.approx([answer.sigma_eV for answer in answers], abs=2e-4)
+
+
+class GivenBarriers:
+    """A predictor that knows one barrier and refuses what it is told to."""
+
+    def __init__(self, refused: Exception | None = None, barrier_eV: float = 0.4) -> None:
+        self.refused, self.barrier_eV = refused, barrier_eV
+        self.seen: list[dict[str, Any]] = []
+
+    def prepare(self, row: dict[str, Any]) -> float:
+        self.seen.append(row)
+        if self.refused is not None and len(self.seen) == 2:
+            raise self.refused
+        return self.barrier_eV
+
+    def predict(self, prepared: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+        return np.array(prepared), np.full(len(prepared), 0.1)
+
+
+def registered(monkeypatch: pytest.MonkeyPatch, predictor: GivenBarriers, extra_columns: tuple[str, ...] = ()) -> None:
+    """Put a model called ``given`` into the registry."""
+    model = BarrierModel("given", "Given.", SHIPPED_CHECKPOINT, lambda _: predictor, extra_columns)
+    monkeypatch.setitem(BARRIER_MODELS, "given", model)
+
+
+def test_gnn_asks_the_model_that_is_set_and_names_the_hop_that_it_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    crystal = crystals.lithium_phosphate()
+    predictor = GivenBarriers()
+    registered(monkeypatch, predictor)
+    maker = HopBarrierMaker(settings=HopBarrierStageSettings(model="given"))
+    document = maker.evaluate(crystal)
+    assert (document.model, document.barrier_3d_eV) == ("given", 0.4)
+    assert len(document.hops) == len(predictor.seen) > 1
+    assert {key for row in predictor.seen for key in row} == {"path_id", *PATH_COLUMNS}
+    assert maker.content_key(crystal) != HopBarrierMaker().content_key(crystal)
+
+    refusal = StructureError("It will not do.", Reason.UNSUPPORTED_ELEMENT)
+    registered(monkeypatch, GivenBarriers(refusal))
+    with pytest.raises(StructureError, match=r"given.*refuses the hop") as caught:
+        maker.evaluate(crystal)
+    assert document.hops[1].hop_id in str(caught.value)
+    assert caught.value.reason is Reason.UNSUPPORTED_ELEMENT
+
+    registered(monkeypatch, GivenBarriers(barrier_eV=float("nan")))
+    with pytest.raises(CandidateError, match="no finite barrier for the hop") as caught:
+        maker.evaluate(crystal)
+    assert caught.value.reason is Reason.NON_FINITE_ENERGY
+
+
+def test_gnn_refuses_models_that_do_not_exist_or_need_more_than_a_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValidationError, match="no barrier model called 'slow'; allowed: fast"):
+        HopBarrierStageSettings(model="slow")
+    registered(monkeypatch, GivenBarriers(), extra_columns=("barrier_mace_relax_eV",))
+    with pytest.raises(ValidationError, match=r"needs barrier_mace_relax_eV .*; allowed: fast"):
+        HopBarrierStageSettings(model="given")
+
+
+def test_settings_of_gnn_are_read_without_torch() -> None:
+    code = (
+        "import sys; from hopflow.makers.settings import HopBarrierStageSettings; "
+        "HopBarrierStageSettings(model='fast'); print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
 
 
 @pytest.mark.weights

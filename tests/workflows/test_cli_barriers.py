@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,15 @@ import pytest
 import torch
 import yaml
 from command_line import call
-from hopflow.learning import barrier_evaluation, training
+from hopflow.learning import training
 from hopflow.learning.barrier_evaluation import BarrierEvaluationSettings
+from hopflow.learning.barrier_learners import NamedLearner
+from hopflow.learning.classical_baselines import GradientBoosting
 from hopflow.learning.ensembles import load_ensemble
-from hopflow.learning.training import TrainingSettings, train_path_network
+from hopflow.learning.learner_registry import BARRIER_LEARNERS
+from hopflow.learning.path_network import NetworkSettings
+from hopflow.learning.path_network_learner import PathNetworkLearner
+from hopflow.learning.training import TrainingSettings
 from hopflow.workflows.learning_configs import BarrierEvaluation, BarrierTraining, read_config
 from path_tables import path_table, write_table
 
@@ -90,27 +96,42 @@ def test_training_goes_on_and_writes_checkpoint_card_metrics_and_figure(tmp_path
 
 
 @pytest.fixture(scope="module")
-def evaluated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
-    """An evaluation that was interrupted in its fourth fold, the second call's output, and its file."""
+def small_learners() -> Iterator[None]:
+    """The registered path network and boosted trees, made small."""
+    network = NetworkSettings(hidden=8, layers=1)
+    small = {
+        "path-network": lambda: PathNetworkLearner(TrainingSettings(network=network, members_per_fold=1, epochs=1)),
+        "gradient-boosting": lambda: GradientBoosting(trees=20),
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, create in small.items():
+            patch.setitem(BARRIER_LEARNERS, name, NamedLearner(name, "Small.", create))
+        yield
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory: pytest.TempPathFactory, small_learners) -> tuple[Path, Path, str]:
+    """An evaluation that was interrupted in its fourth fold, its file, and what the second call printed."""
     folder = tmp_path_factory.mktemp("evaluated")
     table = write_table(path_table(), folder / "rows.jsonl")
-    content = {**SMALL, "epochs": 1, "repeats": 2, "sizes": [6], "samples": 40}
+    content = {"folds": 2, "repeats": 2, "samples": 40, "sizes": [6], "curve_learners": ["gradient-boosting"]}
+    content |= {"learners": ["gradient-boosting", "path-network"], "only_judged": ["LiFePO4_3"], "scenarios": True}
     file = config(folder, paths=table, output="judged", **content)
-    right, done = barrier_evaluation.train_member, []
+    right, done = GradientBoosting.fit, []
 
     def interrupted(*words: Any, **named: Any) -> Any:
-        done.append(len(words[0]))
+        done.append(len(words[1]))
         if len(done) == 4:
             raise KeyboardInterrupt
         return right(*words, **named)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(barrier_evaluation, "train_member", interrupted)
+        patch.setattr(GradientBoosting, "fit", interrupted)
         _, err = call("evaluate", "barrier", file, code=1)
-    assert "3 of 8: repeat 2, fold 1: " in err
-    assert len(list((folder / "judged" / "results").iterdir())) == 3
+    assert "3 of 28: gradient-boosting, repeat 2, fold 1: " in err
+    assert len(list((folder / "judged" / "results" / "gradient-boosting").iterdir())) == 3
     out, err = call("evaluate", "barrier", file)
-    assert "8 folds wanted, 3 kept from before" in err
+    assert "28 folds wanted, 3 kept from before" in err
     assert "with 6 training paths: 6 paths learned" in err
     return folder / "judged", file, out
 
@@ -119,20 +140,22 @@ def test_an_evaluation_leaves_metrics_table_and_figures(evaluated):
     output, file, out = evaluated
     metrics = json.loads((output / "metrics.json").read_text())
     found = {(entry["predictor"], entry["rows_of"]): entry for entry in metrics["table"]}
+    learners = ("gradient-boosting", "path-network")
     assert set(found) == {
-        *((name, rows_of) for name in ("network", "median") for rows_of in ("all", "usual", "usual_with_mace")),
+        *((name, rows_of) for name in (*learners, "median") for rows_of in ("all", "usual", "usual_with_mace")),
         ("mace_neb", "usual_with_mace"),
-        ("mean_of_both", "usual_with_mace"),
+        *((f"mean of {name} and mace_neb", "usual_with_mace") for name in learners),
     }
     # by hand: mean over the repeats of the error on the rows at or below 4 eV
     rows = metrics["predictions"]
     usual = [row for row in rows if row["true_eV"] <= 4.0]
-    by_hand = np.mean([[abs(each - row["true_eV"]) for each in row["predicted_eV"]] for row in usual])
-    entry = found["network", "usual"]
-    assert entry["metrics"]["mae_eV"] == pytest.approx(by_hand)
-    assert entry["metrics"]["rows"] == len(usual) == len(rows) - 1
-    low, high = entry["interval_90"]["mae_eV"]
-    assert low <= by_hand <= high
+    for name in learners:
+        by_hand = np.mean([[abs(each - row["true_eV"]) for each in row["predicted_eV"][name]] for row in usual])
+        entry = found[name, "usual"]
+        assert entry["metrics"]["mae_eV"] == pytest.approx(by_hand)
+        assert entry["metrics"]["rows"] == len(usual) == len(rows) - 1
+        low, high = entry["interval_90"]["mae_eV"]
+        assert low <= by_hand <= high
     column = [
         abs(0.02 - 0.1 * row["barrier_dft_eV"])
         for row in path_table()
@@ -140,46 +163,62 @@ def test_an_evaluation_leaves_metrics_table_and_figures(evaluated):
     ]
     assert len(column) == len(usual) - 2
     assert found["mace_neb", "usual_with_mace"]["metrics"]["mae_eV"] == pytest.approx(np.mean(column))
-    assert [row["path_id"] for row in metrics["rows_above"]] == ["LiFePO4_3"]
+    assert [(row["path_id"], set(row["answers_eV"])) for row in metrics["rows_above"]] == [("LiFePO4_3", set(learners))]
     inside = [
         abs(predicted - row["true_eV"]) <= 0.6744897501960817 * sigma
         for row in usual
-        for predicted, sigma in zip(row["predicted_eV"], row["sigma_eV"], strict=True)
+        for predicted, sigma in zip(row["predicted_eV"][name], row["sigma_eV"][name], strict=True)
     ]
-    assert metrics["coverage"]["eV"]["0.5"] == pytest.approx(np.mean(inside))
-    assert [entry["training_paths"] for entry in metrics["learning_curve"]] == [6, pytest.approx(10.5)]
+    assert metrics["coverage"][name]["scaled_sigma"]["eV"]["0.5"] == pytest.approx(np.mean(inside))
+    # 21 rows without the one that is never learned from, halved
+    assert [entry["training_paths"] for entry in metrics["learning_curve"]] == [6, pytest.approx(10.0)]
+    assert {entry["scenario"] for entry in metrics["scenarios"]} == {"A", "B", "C"}
+    (as_new,) = [e for e in metrics["scenarios"] if e["scenario"] == "C" and e["predictor"] == name]
+    assert as_new["mae_eV"] == as_new["mae_eV_as_new_host"] == pytest.approx(found[name, "usual"]["metrics"]["mae_eV"])
     table = (output / "table.md").read_text()
-    assert f"| network | usual | {len(usual)} | {by_hand:.3f} ({low:.3f} to {high:.3f}) |" in table
-    assert "| training paths | mae_eV |" in table
-    for name in ("parity.png", "learning_curve.png"):
+    assert f"| {name} | usual | {len(usual)} | {by_hand:.3f} ({low:.3f} to {high:.3f}) |" in table
+    for head in (
+        "| predictor | training paths | mae_eV |",
+        "| scenario |",
+        "| paths of one crystal |",
+        "| row above 4 eV",
+    ):
+        assert head in table
+    for name in ("parity.png", "coverage.png", "learning_curve.png"):
         assert (output / name).read_bytes().startswith(b"\x89PNG")
         assert f"figure: {output / name}" in out
     # gone on with: nothing is computed, and a program gets what the file holds
     as_json, err = call("evaluate", "barrier", file, "--json")
-    assert "8 folds wanted, 8 kept from before" in err
+    assert "28 folds wanted, 28 kept from before" in err
     assert json.loads(as_json) == metrics
 
 
-def test_a_repeat_is_the_cross_validation_of_the_training(evaluated):
+def test_another_learner_computes_only_its_own_folds(evaluated, tmp_path):
     output, file, _ = evaluated
-    chosen = read_config(file, BarrierEvaluation, "evaluation file")
-    rows = path_table()
-    metrics = json.loads((output / "metrics.json").read_text())
-    _, validation = train_path_network(rows, chosen.training(), seed=1)
-    np.testing.assert_allclose([row["predicted_eV"][1] for row in metrics["predictions"]], validation.predicted_eV)
+    content = yaml.safe_load(file.read_text()) | {"scenarios": False, "sizes": [], "repeats": 1}
+    content |= {"learners": ["median", "path-network"], "curve_learners": [], "output": str(output)}
+    content["paths"] = str(file.parent / "rows.jsonl")
+    as_json, err = call("evaluate", "barrier", config(tmp_path, **content), "--json")
+    assert "4 folds wanted, 2 kept from before" in err
+    assert "2 of 2: median, repeat 1, fold 2: " in err
+    assert set(json.loads(as_json)["predictions"][0]["predicted_eV"]) == {"median", "path-network"}
+    # with other rows to learn from, nothing that was kept is taken
+    other = config(tmp_path, **content | {"only_judged": [], "output": str(output)})
+    _, err = call("evaluate", "barrier", other)
+    assert "4 folds wanted, 0 kept from before" in err
 
 
-def test_two_processes_find_the_same(evaluated, tmp_path):
-    output, file, _ = evaluated
-    content = yaml.safe_load(file.read_text())
-    content |= {"output": str(tmp_path / "again"), "sizes": [], "repeats": 1}
-    as_json, _ = call("evaluate", "barrier", config(tmp_path, **content), "--workers", 2, "--json")
-    before = json.loads((output / "metrics.json").read_text())["predictions"]
-    after = json.loads(as_json)["predictions"]
-    np.testing.assert_allclose(
-        [row["predicted_eV"][0] for row in after], [row["predicted_eV"][0] for row in before], rtol=1e-5
-    )
-    assert not (tmp_path / "again" / "learning_curve.png").exists()
+def test_two_processes_find_the_same(tmp_path):
+    table = write_table(path_table(), tmp_path / "rows.jsonl")
+    content = {"paths": table, "folds": 2, "repeats": 1, "samples": 20, "learners": ["random-forest", "median"]}
+    found = []
+    for workers in (1, 2):
+        file = config(tmp_path, **content, output=tmp_path / str(workers))
+        as_json, _ = call("evaluate", "barrier", file, "--workers", workers, "--json")
+        found.append(json.loads(as_json)["predictions"])
+    for one, other in zip(*found, strict=True):
+        assert one["predicted_eV"]["random-forest"] == pytest.approx(other["predicted_eV"]["random-forest"])
+    assert not (tmp_path / "2" / "learning_curve.png").exists()
 
 
 @pytest.mark.parametrize(
@@ -195,7 +234,10 @@ def test_two_processes_find_the_same(evaluated, tmp_path):
         ("evaluate", {"repeats": 0}, "repeats: input should be greater than or equal to 1"),
         ("evaluate", {"sizes": [5, 5]}, "sizes: sizes must rise and be at least 2"),
         ("evaluate", {"sizes": [5, 20]}, "sizes: 20 training paths are too many, the folds leave "),
-        ("evaluate", {"learning_rate": 0}, "learning_rate: input should be greater than 0"),
+        ("evaluate", {"epochs": 3}, "epochs: unknown key; allowed here: paths, output, folds, learners, repeats"),
+        ("evaluate", {"learners": ["oracle"]}, "there is no barrier learner called 'oracle'; allowed: path-network"),
+        ("evaluate", {"learners": ["median", "median"]}, "median stands there twice"),
+        ("evaluate", {"only_judged": ["nobody_1"]}, "rows.jsonl has no path called nobody_1."),
     ],
 )
 def test_a_wrong_file_is_refused_in_a_sentence(tmp_path, verb, change, sentence):
@@ -236,6 +278,7 @@ def test_defaults_and_examples():
     assert BarrierEvaluation(**places).settings() == BarrierEvaluationSettings()
     trained = read_config(EXAMPLES / "train_barrier.yaml", BarrierTraining, "training file")
     judged = read_config(EXAMPLES / "evaluate_barrier.yaml", BarrierEvaluation, "evaluation file")
-    assert trained.training() == judged.training() == TrainingSettings()
+    assert trained.training() == TrainingSettings()
+    assert judged.settings() == BarrierEvaluationSettings()
     assert trained.paths == judged.paths
     assert trained.paths.is_absolute()

@@ -55,11 +55,18 @@ def test_gate_ledger_answers_and_report(finished: Database, tmp_path: Path) -> N
     assert lines["Li3P"]["bvse_source"] == "interstitial_network"
     assert float(lines["Li3P"]["bvse_uncertainty"]) == entries["Li3P"]["uncertainty"]
     assert lines["Li3P"]["gnn_source"] == ""
+    ends = [rows[0]["stages"]["gnn"][f"interval_90_{end}"] for end in ("low", "high")]
+    assert 0 <= ends[0] < rows[0]["stages"]["gnn"]["value"] < ends[1]
+    assert [float(lines["Li3N"][f"gnn_interval_90_{end}"]) for end in ("low", "high")] == ends
+    assert lines["Li3N"]["bvse_interval_90_low"] == ""
 
     told = {}
     for row in rows:
         texts = dict(story(row, history(ledger, ledger.row(row["material_id"])), ledger.stages))
         told[row["material_id"]] = next(text for lead, text in texts.items() if lead.strip().startswith("bvse"))
+        if row["material_id"] == "Li3N":
+            gnn = next(text for lead, text in texts.items() if lead.strip().startswith("gnn"))
+            assert f" eV (90 %: {ends[0]:.3f} to {ends[1]:.3f})" in gnn
     sigma = entries["Li3P"]["uncertainty"]
     assert f"± {sigma:.3f} eV, predicted by the interstitial network, threshold 20.000 eV" in told["Li3P"]
     assert "predicted" not in told["Li3N"]
@@ -72,6 +79,8 @@ def test_gate_ledger_answers_and_report(finished: Database, tmp_path: Path) -> N
     assert f"{entries['Li3P']['value']:.2f} ± {sigma:.2f} (predicted)" in page
     assert f"{entries['Li3N']['value']:.2f} (predicted)" not in page
     assert "which has never seen P-" in page
+    hop = collect(finished, "mixed").stage("gnn").documents["Li3N"]["limiting_hop_ids"][0]
+    assert f"with 90 % probability {ends[0]:.2f} to {ends[1]:.2f} eV, limited by the hop {hop}" in page
     weights = collect(finished, "mixed").stage("bvse").documents["Li3P"]["weights_sha256"]
     assert weights in page
     assert "predicted by a network that learned" in " ".join(page.split())
@@ -118,6 +127,22 @@ def test_bvse_command_says_who_answered(call: Call, tmp_path: Path) -> None:
     assert not (tmp_path / "landscape.html").exists()
     refused = json.loads(call("bvse", PHOSPHIDE, "--interstitial-network", "never", "--json", code=1))
     assert (refused["status"], refused["reason"]) == ("failed", "missing_parameters")
+
+
+def test_gnn_command_says_interval_and_limiting_hop(call: Call) -> None:
+    silicate = str(DEMO / "Li2SiO3.cif")
+    said = call("gnn", silicate, "--set", "model=fast", "--set", "common_error_share=0")
+    found = json.loads(call("gnn", silicate, "--json", "--set", "common_error_share=0"))
+    low, high = found["barrier_3d_interval_90_eV"]
+    value, sigma = found["barrier_3d_eV"], found["barrier_3d_sigma_eV"]
+    hop = found["limiting_hop_ids"][2]
+    assert f"3D {value:.3f} eV ± {sigma:.3f} (90 %: {low:.2f} to {high:.2f}, limited by {hop})" in said
+    assert hop in [each["hop_id"] for each in found["hops"]]
+    other = json.loads(call("gnn", silicate, "--json", "--set", "common_error_share=1"))
+    assert other["barrier_3d_eV"] == value
+    assert other["barrier_3d_sigma_eV"] != sigma
+    refusal = call("gnn", silicate, "--set", "model=slow", code=2)
+    assert "There is no barrier model called 'slow'" in " ".join(refusal.split())
 
 
 def test_network_command_predicts_when_asked(call: Call, tmp_path: Path) -> None:

@@ -1,0 +1,137 @@
+"""How wide the intervals of a barrier learner must be to hold what they claim, found from rows of other folds.
+
+A learner's sigma says which barriers it is surer of, not how sure: its unit is set here. Either one factor makes
+68.3 % of the other folds' labels lie within one sigma and the rest follows a normal distribution (``scaled_sigma``), or
+each level has its own factor, the quantile of residual over sigma (``conformal``: split-conformal prediction with
+normalised residuals, Lei et al. 2018), which does not care what the distribution looks like.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from .barrier_learners import to_barrier, to_target
+from .evaluation import sigma_scale
+
+LEVELS: tuple[float, ...] = (0.5, 0.8, 0.9)
+"""Shares of the labels that the intervals shall hold."""
+
+METHODS: tuple[str, ...] = ("conformal", "scaled_sigma")
+"""Ways to set the width; the first is that of the figures."""
+
+_LEAST_SIGMA = 1e-9
+
+
+def conformal_factor(true: np.ndarray, mean: np.ndarray, sigma: np.ndarray, level: float) -> float:
+    """Factor on sigma that holds a share of unseen labels, if those are drawn as these are.
+
+    The ``ceil((n + 1) level)``-th smallest residual over sigma, infinite where so few rows promise nothing.
+    """
+    ratio = np.sort(np.abs(true - mean) / np.maximum(sigma, _LEAST_SIGMA))
+    rank = math.ceil((len(ratio) + 1) * level - 1e-9)
+    return float(ratio[rank - 1]) if rank <= len(ratio) else math.inf
+
+
+def normal_factor(true: np.ndarray, mean: np.ndarray, sigma: np.ndarray, level: float) -> float:
+    """Factor on sigma of the central normal interval, once 68.3 % of these rows lie within one sigma."""
+    from scipy.stats import norm
+
+    return sigma_scale(true, mean, sigma) * float(norm.ppf(0.5 + level / 2.0))
+
+
+_FACTORS = {"conformal": conformal_factor, "scaled_sigma": normal_factor}
+
+
+def half_widths(
+    true: np.ndarray, mean: np.ndarray, sigma: np.ndarray, fold: np.ndarray, level: float, method: str
+) -> np.ndarray:
+    """Half-width of each row's interval, by the residuals of all folds but its own.
+
+    Parameters
+    ----------
+    true, mean, sigma
+        Labels, answers and their uncalibrated sigma on any one scale, shape (rows,).
+    fold
+        The fold that each row was held out in, shape (rows,).
+    level
+        Share to be held.
+    method
+        One of ``METHODS``.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape (rows,).
+    """
+    widths = np.zeros(len(true))
+    for own in np.unique(fold):
+        others = fold != own
+        factor = _FACTORS[method](true[others], mean[others], sigma[others], level)
+        widths[~others] = factor * sigma[~others]
+    return widths
+
+
+def calibrated_sigma(true: np.ndarray, mean: np.ndarray, sigma: np.ndarray, fold: np.ndarray) -> np.ndarray:
+    """Sigma of each row, scaled by the residuals of all folds but its own; shapes as for :func:`half_widths`."""
+    scaled = np.zeros(len(true))
+    for own in np.unique(fold):
+        others = fold != own
+        scaled[~others] = sigma_scale(true[others], mean[others], sigma[others]) * sigma[~others]
+    return scaled
+
+
+def coverage(
+    true_eV: np.ndarray, mean: np.ndarray, sigma: np.ndarray, folds: np.ndarray, judged: np.ndarray
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Share of labels inside their intervals, by every method, and how wide those are.
+
+    Parameters
+    ----------
+    true_eV
+        Labels, shape (rows,).
+    mean, sigma
+        Answers on the learned scale and their uncalibrated sigma, shape (repeats, rows).
+    folds
+        The fold that each row was held out in, shape (repeats, rows).
+    judged
+        Rows that are counted, boolean, shape (rows,); all rows set widths.
+
+    Returns
+    -------
+    dict
+        Of each method: ``log`` (intervals on the learned scale, lopsided in eV), ``eV`` (symmetric around the
+        barrier), both the share held at each level, and ``width_eV``, the median width of the former in eV.
+    """
+    from scipy.stats import norm
+
+    target = to_target(true_eV)
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for method in METHODS:
+        held: dict[str, dict[str, float]] = {"log": {}, "eV": {}, "width_eV": {}}
+        for level in LEVELS:
+            seen: dict[str, list[np.ndarray]] = {name: [] for name in held}
+            for own_mean, own_sigma, fold in zip(mean, sigma, folds, strict=True):
+                width = half_widths(target, own_mean, own_sigma, fold, level, method)
+                barrier_eV, sigma_eV = to_barrier(own_mean, calibrated_sigma(target, own_mean, own_sigma, fold))
+                if method == "scaled_sigma":
+                    # sigma_eV follows from the scaled sigma and is not scaled a second time
+                    width_eV = sigma_eV * float(norm.ppf(0.5 + level / 2.0))
+                else:
+                    width_eV = half_widths(true_eV, barrier_eV, sigma_eV, fold, level, method)
+                seen["log"].append((np.abs(target - own_mean) <= width)[judged])
+                seen["eV"].append((np.abs(true_eV - barrier_eV) <= width_eV)[judged])
+                ends_eV = interval_eV(own_mean, width)
+                seen["width_eV"].append((ends_eV[1] - ends_eV[0])[judged])
+            held["log"][str(level)] = float(np.mean(seen["log"]))
+            held["eV"][str(level)] = float(np.mean(seen["eV"]))
+            held["width_eV"][str(level)] = float(np.median(seen["width_eV"]))
+        found[method] = held
+    return found
+
+
+def interval_eV(mean: np.ndarray, half_width: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Ends in eV of intervals on the learned scale, shape (rows,) each, neither below zero."""
+    none = np.zeros_like(mean)
+    return to_barrier(mean - half_width, none)[0], to_barrier(mean + half_width, none)[0]
