@@ -8,6 +8,16 @@ from importlib import import_module
 from .barrier_learners import BarrierLearner, NamedLearner
 from .classical_baselines import NAMED_CLASSICAL
 
+_ALIGNN = {
+    "model-1-cc": "MODEL-1 of Devi et al.: ALIGNN on the two ends of the path, pooled features side by side",
+    "model-1-add": "MODEL-1 of Devi et al., pooled features added",
+    "model-1-sub": "MODEL-1 of Devi et al., pooled features subtracted",
+    "model-2": "MODEL-2 of Devi et al.: ALIGNN on the first end and its difference to the last after one convolution",
+    "model-3": "MODEL-3 of Devi et al.: ALIGNN on one crystal that holds five images of the ion",
+    "model-4": "MODEL-4 of Devi et al.: MODEL-3 with its part within 3 Angstrom of the images, with self-attention",
+    "alignn-scratch": "MODEL-3 of Devi et al. without pretraining and with squared errors",
+}
+
 _FROM_OTHER_MODULES: tuple[tuple[str, str, str, str], ...] = (
     # name, description, module of this folder, its dictionary of learners by name
     (
@@ -15,6 +25,16 @@ _FROM_OTHER_MODULES: tuple[tuple[str, str, str, str], ...] = (
         "Three path networks on five images of the ion and the framework around them.",
         "path_network_learner",
         "NAMED_PATH_NETWORK",
+    ),
+    *(
+        (
+            f"{name}{'-full' if full else ''}",
+            f"{text}; {'full size of the source' if full else 'small size'}.",
+            "alignn_barriers",
+            "NAMED_ALIGNN",
+        )
+        for full in (False, True)
+        for name, text in _ALIGNN.items()
     ),
 )
 """Learners whose modules import torch or a potential: said here once more, so that names can be listed without."""

@@ -68,10 +68,11 @@ def path_descriptors(path: MigrationPath, settings: GraphSettings | None = None)
     """
     table = element_table()
     graph = build_path_graph(path, settings, table)
-    return np.concatenate([_geometry(path, graph), _composition(path, table)])
+    return np.concatenate([geometry_values(path, graph), composition_values(path, table)])
 
 
-def _geometry(path: MigrationPath, graph: PathGraph) -> np.ndarray:
+def geometry_values(path: MigrationPath, graph: PathGraph) -> np.ndarray:
+    """The part that is :data:`GEOMETRY_DESCRIPTORS`, from the path's graph."""
     from ase.data import atomic_masses, atomic_numbers
 
     ends, middle = [0, -1], len(graph.image_features) // 2
@@ -104,7 +105,8 @@ def _geometry(path: MigrationPath, graph: PathGraph) -> np.ndarray:
     )
 
 
-def _composition(path: MigrationPath, table: ElementTable) -> np.ndarray:
+def composition_values(path: MigrationPath, table: ElementTable) -> np.ndarray:
+    """The part that is :data:`COMPOSITION_DESCRIPTORS`."""
     values = table.values[table.rows(path.framework_species)]
     least, largest = values.min(axis=0), values.max(axis=0)
     return np.concatenate(
