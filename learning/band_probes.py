@@ -15,13 +15,14 @@ import numpy as np
 from ase import Atoms
 
 from ..transport.checkpoints import content_key, load_checkpoint, save_checkpoint
+from ..transport.errors import CandidateError
 from ..transport.model_hessian import spring_preconditioner
 from ..transport.optimizers import LimitedMemoryBFGS
 from ..transport.paths import MigrationPath
 from .path_graphs import GraphSettings, images_around_framework
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from ..transport.energies import SiteEvaluation, SitePotential
 
@@ -104,18 +105,31 @@ class BandProbe:
     evaluations: int
 
 
-def probe_key(path: MigrationPath, settings: ProbeSettings, weights_sha256: str) -> str:
-    """What a stored probe depends on."""
+def probe_key(path: MigrationPath, settings: ProbeSettings) -> str:
+    """What a stored probe depends on; the name of a registered potential stands for its weights."""
     return content_key(
         format=1,
         settings=asdict(settings),
-        weights=weights_sha256,
         ion=path.ion,
         lattice=np.asarray(path.lattice, dtype=float),
         species=list(path.framework_species),
         framework=np.asarray(path.framework_frac_coords, dtype=float),
         images=np.asarray(path.path_frac_coords, dtype=float),
     )
+
+
+def stored_probe(path: MigrationPath, settings: ProbeSettings, folder: Path) -> BandProbe | None:
+    """The probe that :func:`probe_path` has kept for a path, or None."""
+    key = probe_key(path, settings)
+    kept = load_checkpoint(_file(folder, key), key)
+    if kept is None:
+        return None
+    plain: dict[str, Any] = {name: value if value.ndim else value.item() for name, value in kept.items()}
+    return BandProbe(**plain)
+
+
+def _file(folder: Path, key: str) -> Path:
+    return folder / "probes" / f"{key[:32]}.npz"
 
 
 def probe_path(
@@ -143,14 +157,15 @@ def probe_path(
         An energy or a force is not finite.
     """
     settings = settings or ProbeSettings()
-    key = probe_key(path, settings, potential.weights_sha256)
-    file = folder / f"{key[:32]}.npz" if folder else None
-    if kept := load_checkpoint(file, key):
-        plain: dict[str, Any] = {name: value if value.ndim else value.item() for name, value in kept.items()}
-        return BandProbe(**plain)
+    if folder is None:
+        return _Probing(path, potential, settings).result()
+    if (kept := stored_probe(path, settings, folder)) is not None:
+        return kept
     probe = _Probing(path, potential, settings).result()
-    if file:
-        save_checkpoint(file, key, {each.name: np.asarray(getattr(probe, each.name)) for each in fields(probe)})
+    key = probe_key(path, settings)
+    save_checkpoint(
+        _file(folder, key), key, {each.name: np.asarray(getattr(probe, each.name)) for each in fields(probe)}
+    )
     return probe
 
 
@@ -274,7 +289,24 @@ def _alike(found: Sequence[SiteEvaluation], energies_eV: np.ndarray) -> bool:
 
 
 def probe_rows(
-    rows: Sequence[dict[str, Any]], potential: SitePotential, settings: ProbeSettings, folder: Path | None
-) -> list[BandProbe]:
-    """Probes of several rows, in order; see :func:`probe_path`."""
-    return [probe_path(MigrationPath.from_row(row), potential, settings, folder) for row in rows]
+    rows: Sequence[dict[str, Any]],
+    potential: SitePotential,
+    settings: ProbeSettings,
+    folder: Path,
+    progress: Callable[[str], None] | None = None,
+) -> list[dict[str, str]]:
+    """Probe many paths and keep what comes of it; those that are there already are not probed again.
+
+    Returns
+    -------
+    Of each row that could not be probed its ``path_id``, ``reason`` and ``error``.
+    """
+    say = progress or (lambda _: None)
+    failed = []
+    for number, row in enumerate(rows, 1):
+        try:
+            probe_path(MigrationPath.from_row(row), potential, settings, folder)
+        except CandidateError as error:
+            failed.append({"path_id": str(row["path_id"]), "reason": str(error.reason), "error": str(error)})
+        say(f"{number} of {len(rows)} paths probed")
+    return failed

@@ -23,7 +23,7 @@ from .learner_registry import barrier_learner
 
 Progress = Callable[[str], None]
 
-DEFAULT_LEARNERS: tuple[str, ...] = ("path-network", "random-forest", "gradient-boosting")
+DEFAULT_LEARNERS: tuple[str, ...] = ("fast", "fused", "geometry", "random-forest", "gradient-boosting")
 """What is compared when nothing else is said."""
 
 
@@ -247,6 +247,20 @@ def evaluate_barrier_learners(
     """
     from .barrier_report import report
 
+    dealt, results = computed_folds(rows, settings, output, workers, progress)
+    if progress:
+        progress("drawing hosts for the intervals")
+    return report(dealt, results)
+
+
+def computed_folds(
+    rows: Sequence[dict[str, Any]],
+    settings: BarrierEvaluationSettings,
+    output: Path,
+    workers: int = 1,
+    progress: Progress | None = None,
+) -> tuple[DealtRows, dict[FoldTask, dict[str, Any]]]:
+    """The stored result of every fold, computed where it is missing; takes what the function above takes."""
     say = progress or (lambda _: None)
     dealt = DealtRows.of(rows, settings)
     tasks = evaluation_tasks(settings)
@@ -259,8 +273,7 @@ def evaluate_barrier_learners(
         _write(results / task.file, {"key": keys[task.learner], "task": asdict(task), **result})
         say(f"{done} of {len(missing)}: {task}: {result['train']} paths learned, {result['seconds']:.1f} s")
     _ITEMS.clear()
-    say("drawing hosts for the intervals")
-    return report(dealt, {task: _kept(results / task.file, keys[task.learner], task) or {} for task in tasks})
+    return dealt, {task: _kept(results / task.file, keys[task.learner], task) or {} for task in tasks}
 
 
 _ITEMS: list[tuple[DealtRows, str, BarrierLearner, Sequence[Any]]] = []

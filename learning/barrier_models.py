@@ -7,16 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from ..transport.errors import CandidateError, Reason, WeightsError
 from ..transport.paths import PATH_COLUMNS
+from . import evidence_checkpoints, prediction
+from .forest_barriers import NEB_COLUMN
 from .path_rows import PathRow
-from .prediction import SHIPPED_CHECKPOINT, PathNetworkPredictor
+
+if TYPE_CHECKING:
+    from ..transport.energies import SitePotential
 
 _DECIMALS = 4
 """Answers are rounded to 0.1 meV: what follows depends on which paths are predicted together."""
@@ -44,17 +49,22 @@ class BarrierModel:
         What it is, in a sentence.
     checkpoint
         Its file; the card is the ``.md`` beside it.
+    load
+        Makes it ready from its checkpoint and, for a model that asks one, a potential (or None, where none is to be
+        had: the model then answers with less).
     extra_columns
         Columns that it may read beyond the path itself.
-    load
-        Makes it ready from its checkpoint.
+    asks_potential
+        Whether it has a potential probe each path; which one stands in the checkpoint, see
+        :func:`.evidence_checkpoints.probe_potential`.
     """
 
     name: str
     description: str
     checkpoint: Path
-    load: Callable[[Path], Predictor]
+    load: Callable[[Path, SitePotential | None], Predictor]
     extra_columns: tuple[str, ...] = ()
+    asks_potential: bool = False
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -66,14 +76,47 @@ class BarrierModel:
         return {name: row[name] for name in self.columns if name in row}
 
 
+def _from_evidence(evidence: str) -> Callable[[Path, SitePotential | None], Predictor]:
+    return partial(_evidence_predictor, evidence)
+
+
+def _evidence_predictor(evidence: str, checkpoint: Path, potential: SitePotential | None) -> Predictor:
+    return evidence_checkpoints.EvidencePredictor(checkpoint, evidence, potential)
+
+
+def _path_network(checkpoint: Path, potential: SitePotential | None) -> Predictor:  # noqa: ARG001  asks none
+    return prediction.PathNetworkPredictor(checkpoint)
+
+
 BARRIER_MODELS: dict[str, BarrierModel] = {
     model.name: model
     for model in (
         BarrierModel(
             "fast",
+            "Trees and networks on the path and on a dozen answers of a universal potential about it; seconds a path.",
+            evidence_checkpoints.SHIPPED_CHECKPOINT,
+            _from_evidence("probe"),
+            asks_potential=True,
+        ),
+        BarrierModel(
+            "fused",
+            "As fast, with a computed NEB barrier of the path where the table has one.",
+            evidence_checkpoints.SHIPPED_CHECKPOINT,
+            _from_evidence("band"),
+            (NEB_COLUMN,),
+            asks_potential=True,
+        ),
+        BarrierModel(
+            "geometry",
+            "Trees and networks on the path alone; milliseconds a path.",
+            evidence_checkpoints.SHIPPED_CHECKPOINT,
+            _from_evidence("geometry"),
+        ),
+        BarrierModel(
+            "path-network",
             "Ensemble of path networks on five images of the ion and the framework around them; milliseconds a path.",
-            SHIPPED_CHECKPOINT,
-            PathNetworkPredictor,
+            prediction.SHIPPED_CHECKPOINT,
+            _path_network,
         ),
     )
 }
@@ -105,6 +148,8 @@ class BarrierAnswer:
         Barrier and its standard deviation; None where there is no answer.
     error, reason
         Why there is none: one sentence, and its code.
+    note
+        Why the answer rests on less than the model wants, or None.
     """
 
     path_id: str | int
@@ -112,6 +157,7 @@ class BarrierAnswer:
     sigma_eV: float | None = None
     error: str | None = None
     reason: Reason | None = None
+    note: str | None = None
 
     @classmethod
     def refused(cls, path_id: str | int, error: Exception) -> BarrierAnswer:
@@ -122,20 +168,35 @@ class BarrierAnswer:
         return cls(path_id, error=f"The path {path_id} failed unexpectedly ({text}).", reason=Reason.UNEXPECTED_ERROR)
 
     def document(self) -> dict[str, Any]:
-        """The answer as a JSON object; ``error`` and ``reason`` only where there is no barrier."""
+        """The answer as a JSON object; ``error``, ``reason`` and ``note`` only where there are any."""
         found = {"path_id": self.path_id, "barrier_eV": self.barrier_eV, "sigma_eV": self.sigma_eV}
+        if self.note is not None:
+            found["note"] = self.note
         return found if self.error is None else {**found, "error": self.error, "reason": str(self.reason)}
 
 
-def answer_rows(rows: Iterable[PathRow], model: BarrierModel, batch_size: int = 64) -> Iterator[list[BarrierAnswer]]:
+def answer_rows(
+    rows: Iterable[PathRow], model: BarrierModel, batch_size: int = 64, potential: SitePotential | None = None
+) -> Iterator[list[BarrierAnswer]]:
     """Answers in the order of the rows, one a row, batch by batch; whatever happens to a row is its own answer.
+
+    Parameters
+    ----------
+    rows
+        Rows of a path table.
+    model
+        Who answers.
+    batch_size
+        Rows that are answered together.
+    potential
+        For a model that asks one.
 
     Raises
     ------
     WeightsError
         The model's checkpoint is missing, damaged or of another format.
     """
-    predictor = model.load(model.checkpoint)
+    predictor = model.load(model.checkpoint, potential)
     source = iter(rows)
     while batch := list(islice(source, batch_size)):
         answers: list[BarrierAnswer | None] = [None] * len(batch)
@@ -169,11 +230,12 @@ def _predicted(predictor: Predictor, names: Sequence[str | int], prepared: Seque
         if len(prepared) == 1:
             return [BarrierAnswer.refused(names[0], error)]
         return [_predicted(predictor, [name], [each])[0] for name, each in zip(names, prepared, strict=True)]
-    return [_answer(*each) for each in zip(names, map(float, barriers_eV), map(float, sigmas_eV), strict=True)]
+    notes = [getattr(item, "note", None) for item in prepared]
+    return [_answer(*each) for each in zip(names, map(float, barriers_eV), map(float, sigmas_eV), notes, strict=True)]
 
 
-def _answer(path_id: str | int, barrier_eV: float, sigma_eV: float) -> BarrierAnswer:
+def _answer(path_id: str | int, barrier_eV: float, sigma_eV: float, note: str | None) -> BarrierAnswer:
     if not (np.isfinite(barrier_eV) and np.isfinite(sigma_eV)):
         error = f"The model has no finite barrier for the path {path_id}; check its lattice and coordinates."
         return BarrierAnswer(path_id, error=error, reason=Reason.NON_FINITE_ENERGY)
-    return BarrierAnswer(path_id, round(barrier_eV, _DECIMALS), round(sigma_eV, _DECIMALS))
+    return BarrierAnswer(path_id, round(barrier_eV, _DECIMALS), round(sigma_eV, _DECIMALS), note=note)

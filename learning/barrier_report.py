@@ -45,7 +45,7 @@ def report(dealt: DealtRows, results: Results) -> dict[str, Any]:
     settings, true_eV = dealt.settings, dealt.barrier_eV
     usual = true_eV <= settings.outlier_eV
     folds = np.stack([dealt.folds("hosts", repeat) for repeat in range(settings.repeats)])
-    answers = {name: _gathered(dealt, results, name) for name in settings.learners}
+    answers = {name: gathered(dealt, results, name) for name in settings.learners}
     barriers_eV = {name: to_barrier(mean, sigma)[0] for name, (mean, sigma) in answers.items()}
     document = {
         "protocol": _protocol(dealt),
@@ -139,7 +139,7 @@ def _protocol(dealt: DealtRows) -> str:
     )
 
 
-def _gathered(
+def gathered(
     dealt: DealtRows, results: Results, learner: str, kind: str = "hosts", size: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mean and raw sigma of each row in each repeat, both of shape (repeats, rows), on the learned scale."""
@@ -187,7 +187,7 @@ def _scenarios(
         chosen = np.stack([rows_of_scenario(scenario, dealt.hosts, dealt.crystals, f, dealt.learned) for f in folds])
         chosen &= usual
         for name in settings.learners:
-            known_eV = to_barrier(*_gathered(dealt, results, name, kind))[0]
+            known_eV = to_barrier(*gathered(dealt, results, name, kind))[0]
             judged = [
                 scenario_metrics(dealt.barrier_eV, each, chosen, dealt.hosts, settings.samples)
                 for each in (known_eV, new_host_eV[name])
@@ -202,7 +202,7 @@ def _learning_curve(dealt: DealtRows, results: Results, usual: np.ndarray) -> It
     settings, hosts = dealt.settings, np.asarray(dealt.hosts)
     for name in settings.learners_of_curve:
         for size in (*settings.sizes, None):
-            found_eV = to_barrier(*_gathered(dealt, results, name, size=size))[0]
+            found_eV = to_barrier(*gathered(dealt, results, name, size=size))[0]
             learned = [
                 result["train"]
                 for task, result in results.items()

@@ -9,6 +9,7 @@ normalised residuals, Lei et al. 2018), which does not care what the distributio
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -22,6 +23,90 @@ METHODS: tuple[str, ...] = ("conformal", "scaled_sigma")
 """Ways to set the width; the first is that of the figures."""
 
 _LEAST_SIGMA = 1e-9
+
+_FLOORS = np.linspace(0.06, 0.5, 23)
+_SLOPES = np.linspace(0.0, 2.5, 26)
+_FACTORS_TRIED = np.exp(np.linspace(-0.8, 0.8, 81))
+
+
+@dataclass(frozen=True)
+class SigmaScale:
+    """From the spread of a model's parts to one sigma that serves all levels.
+
+    Attributes
+    ----------
+    floor
+        Sigma where all parts agree, on the learned scale.
+    slope
+        How much of their disagreement is added, in quadrature.
+    """
+
+    floor: float
+    slope: float
+
+    def sigma(self, spread: np.ndarray) -> np.ndarray:
+        """Sigma on the learned scale, shape of ``spread``."""
+        return np.sqrt(self.floor**2 + (self.slope * spread) ** 2)
+
+
+def fitted_scale(true_eV: np.ndarray, mean: np.ndarray, spread: np.ndarray) -> SigmaScale:
+    """The scale by which central normal intervals in eV hold what they claim.
+
+    Floor and slope are those of the largest Laplace likelihood, whose tails are as heavy as those of the residuals;
+    then both take the common factor for which the worst of the :data:`LEVELS` is least wrong.
+
+    Parameters
+    ----------
+    true_eV
+        Labels that the answers have not seen, shape (rows,).
+    mean, spread
+        Answers and disagreement of their parts on the learned scale, shape (rows,).
+    """
+    from scipy.stats import norm
+
+    residual = np.abs(to_target(true_eV) - mean)
+    tried = [(SigmaScale(float(floor), float(slope))) for floor in _FLOORS for slope in _SLOPES]
+
+    def cost(scale: SigmaScale) -> float:
+        sigma = scale.sigma(spread)
+        return float(np.mean(np.log(sigma) + math.sqrt(2.0) * residual / sigma))
+
+    best = min(tried, key=cost)
+
+    def worst(factor: float) -> float:
+        barrier_eV, sigma_eV = to_barrier(mean, factor * best.sigma(spread))
+        off = np.abs(true_eV - barrier_eV) / np.maximum(sigma_eV, _LEAST_SIGMA)
+        return max(abs(float((off <= norm.ppf(0.5 + level / 2.0)).mean()) - level) for level in LEVELS)
+
+    factor = float(min(_FACTORS_TRIED, key=worst))
+    return SigmaScale(factor * best.floor, factor * best.slope)
+
+
+def coverage_of_scales(
+    true_eV: np.ndarray, mean: np.ndarray, spread: np.ndarray, folds: np.ndarray, judged: np.ndarray
+) -> dict[str, float]:
+    """Share of labels inside central normal intervals in eV whose scale was fitted to the other folds.
+
+    Parameters
+    ----------
+    true_eV
+        Labels, shape (rows,).
+    mean, spread, folds
+        Shape (repeats, rows), as for :func:`coverage`.
+    judged
+        Rows that are counted and fitted to, boolean, shape (rows,).
+    """
+    from scipy.stats import norm
+
+    off = []
+    for own_mean, own_spread, fold in zip(mean, spread, folds, strict=True):
+        for own in np.unique(fold):
+            others, inside = (fold != own) & judged, (fold == own) & judged
+            scale = fitted_scale(true_eV[others], own_mean[others], own_spread[others])
+            barrier_eV, sigma_eV = to_barrier(own_mean[inside], scale.sigma(own_spread[inside]))
+            off.append(np.abs(true_eV[inside] - barrier_eV) / np.maximum(sigma_eV, _LEAST_SIGMA))
+    ratio = np.concatenate(off)
+    return {str(level): float((ratio <= norm.ppf(0.5 + level / 2.0)).mean()) for level in LEVELS}
 
 
 def conformal_factor(true: np.ndarray, mean: np.ndarray, sigma: np.ndarray, level: float) -> float:

@@ -7,6 +7,7 @@ from importlib import import_module
 
 from .barrier_learners import BarrierLearner, NamedLearner
 from .classical_baselines import NAMED_CLASSICAL
+from .forest_barriers import NAMED_FORESTS
 
 _ALIGNN = {
     "model-1-cc": "MODEL-1 of Devi et al.: ALIGNN on the two ends of the path, pooled features side by side",
@@ -50,6 +51,7 @@ BARRIER_LEARNERS: dict[str, NamedLearner] = {
         name: NamedLearner(name, description, partial(_created, module, dictionary, name))
         for name, description, module, dictionary in _FROM_OTHER_MODULES
     },
+    **NAMED_FORESTS,
     **NAMED_CLASSICAL,
 }
 """Names that ``hopflow evaluate barrier`` takes under ``learners``."""

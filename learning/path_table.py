@@ -30,7 +30,7 @@ GEOMETRY_COLUMNS: tuple[str, ...] = (
     "narrowest_width_A",
     "atoms",
 )
-"""Columns of :func:`geometry_columns`, in order; ``near_`` are means over the atoms by the path, nearer ones count more."""
+"""Columns of :func:`geometry_columns`, in order; ``near_``: means over atoms by the path, nearer ones first."""
 
 _RELAXED = ("top", "span", "above_lowest")
 

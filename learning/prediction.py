@@ -109,11 +109,11 @@ def checkpoint_info(checkpoint: Path | str | None = None) -> dict[str, Any]:
     card = file.with_suffix(".json")
     for needed in (file, card):
         if not needed.is_file():
-            raise WeightsError(f"The path network's file {needed} is missing; reinstall hopflow or give another path.")
+            raise WeightsError(f"The barrier model's file {needed} is missing; reinstall hopflow or give another path.")
     info: dict[str, Any] = json.loads(card.read_text())
     if info.get("sha256") != file_sha256(file):
         raise WeightsError(
-            f"The path network {file} is not the one that {card.name} describes; restore the file or train anew."
+            f"The barrier model {file} is not the one that {card.name} describes; restore the file or train anew."
         )
     return info
 

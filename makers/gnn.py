@@ -17,6 +17,8 @@ from .stage import StageMaker, finite_or_none
 if TYPE_CHECKING:
     from pymatgen.core import Structure
 
+    from ..learning.barrier_models import BarrierModel
+    from ..transport.energies import SitePotential
     from ..transport.hops import HopNetwork
     from ..transport.paths import MigrationPath
 
@@ -30,7 +32,7 @@ class HopBarrierMaker(StageMaker):
 
     stage: ClassVar[str] = "gnn"
     document: ClassVar[type[StageDocument]] = HopBarrierDocument
-    packages: ClassVar[tuple[str, ...]] = ("numpy", "torch", "torch-geometric", "pymatgen")
+    packages: ClassVar[tuple[str, ...]] = ("numpy", "torch", "mace-torch", "pymatgen")
 
     def weights_sha256(self) -> str | None:
         """SHA-256 of the model's checkpoint."""
@@ -122,7 +124,7 @@ def predict_hop_barriers(
     from ..transport.hops import hop_path
 
     chosen = barrier_model(model)
-    predictor = chosen.load(chosen.checkpoint)
+    predictor = chosen.load(chosen.checkpoint, _potential_of(chosen))
     prepared = []
     for hop in network.hops:
         row = path_row(hop_path(network, hop, images=5, min_length_A=min_length_A))
@@ -140,6 +142,17 @@ def predict_hop_barriers(
                 Reason.NON_FINITE_ENERGY,
             )
     return barriers, sigmas
+
+
+def _potential_of(model: BarrierModel) -> SitePotential | None:
+    """The potential that a model asks, or None."""
+    from ..learning.evidence_checkpoints import probe_potential
+    from ..potentials.registry import load_potential
+
+    if not model.asks_potential:
+        return None
+    name, dtype = probe_potential(model.checkpoint)
+    return load_potential(name, dtype=dtype)  # type: ignore[arg-type, return-value]
 
 
 def path_row(path: MigrationPath) -> dict[str, Any]:

@@ -40,8 +40,9 @@ class BandMaker(StageMaker):
     ) -> dict[str, Any]:
         """Return the bands and the barriers that they make.
 
-        The path network ranks the hops; bands are run for those on the path that it finds cheapest, the limiting hop
-        first. The material's barrier is the highest of them; directions that only further hops open stay unknown.
+        The barrier model ``geometry`` ranks the hops; bands are run for those on the path that it finds cheapest, the
+        limiting hop first. The material's barrier is the highest of them; directions that only further hops open stay
+        unknown.
 
         Raises
         ------
@@ -55,7 +56,7 @@ class BandMaker(StageMaker):
 
         settings = self.settings
         network = enumerate_hops(structure, self.ion)
-        prior_barriers, _ = predict_hop_barriers(network, settings.min_length_A)
+        prior_barriers, _ = predict_hop_barriers(network, settings.min_length_A, "geometry")
         needed = limiting_hops(network, prior_barriers.tolist())
         potential = load_potential(settings.potential, dtype=settings.dtype)
         band_settings = BandSettings(

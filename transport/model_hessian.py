@@ -38,7 +38,8 @@ def model_hessian(atoms: Atoms) -> np.ndarray:
     touching_A = covalent_radii[atoms.numbers][first] + covalent_radii[atoms.numbers][second]
     gap_A = np.maximum(length_A, _CLOSEST * touching_A) - touching_A
     stiffness = _TOUCHING_STIFFNESS_EV_PER_A2 * np.exp(-gap_A / _DECAY_A)
-    unit = vector_A / length_A[:, None]
+    # two atoms in one place have no direction; who computes their energy will refuse them
+    unit = vector_A / np.maximum(length_A, 1e-9)[:, None]
     along = (1.0 - _SIDEWAYS_SHARE) * unit[:, :, None] * unit[:, None, :] + _SIDEWAYS_SHARE * np.eye(3)
     blocks = stiffness[:, None, None] * along
     hessian = np.zeros((len(atoms), 3, len(atoms), 3))

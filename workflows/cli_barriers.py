@@ -15,7 +15,9 @@ from .cli_learning import PANEL, Config, Workers, evaluate, told, train
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from ..learning.barrier_models import BarrierAnswer
+    from ..learning.barrier_models import BarrierAnswer, BarrierModel
+    from ..transport.energies import SitePotential
+    from .learning_configs import BarrierTraining
 
 _COLUMNS = {
     "mae_eV": "MAE, eV",
@@ -51,7 +53,11 @@ def predict_paths(
         chosen = barrier_model(model)
     except ValueError as error:
         raise console.WrongUse(str(error)) from error
-    batches = answer_rows(iterate_path_rows(file), chosen)
+    with console.quiet_stdout(), console.at_work("loading the model"):
+        potential = _potential_of(chosen)
+    # one at a time where each takes seconds, so that those that are done are seen
+    size = 64 if potential is None else 1
+    batches = answer_rows(iterate_path_rows(file), chosen, size, potential)
     answers: list[BarrierAnswer] = []
     while True:
         try:
@@ -81,10 +87,10 @@ def predict_paths(
 
 
 @train.command("barrier")
-def train_barrier(config: Config) -> None:
-    """Train the network that predicts barriers of migration paths; interrupted, it goes on where it stood.
+def train_barrier(config: Config, workers: Workers = 1) -> None:
+    """Train the models that predict barriers of migration paths; interrupted, it goes on where it stood.
 
-    Paths are dealt to folds by host compound. Each network leaves one fold out and is judged there.
+    Paths are dealt to folds by host compound; models are judged by the folds that they have not seen.
     """
     from .learning_configs import BarrierTraining, check_paths, read_config
 
@@ -93,19 +99,59 @@ def train_barrier(config: Config) -> None:
     with console.at_work("reading the paths"):
         rows, left_out = check_paths(config, chosen)
     _complain_of(left_out)
+    if chosen.model == "fast":
+        checkpoint = _train_evidence_models(rows, chosen, workers, left_out)
+    else:
+        checkpoint = _train_path_network(rows, chosen, left_out)
+    console.say(f"checkpoint: {checkpoint}")
+    console.say(f"model card: {checkpoint.with_suffix('.md')}")
+    console.say(f"metrics: {chosen.output / 'metrics.json'}")
+    console.say(f"figure: {chosen.output / FIGURE_OF_MODEL[chosen.model]}")
 
+
+FIGURE_OF_MODEL = {"fast": "parity.png", "path-network": "learning_curve.png"}
+"""What `train barrier` draws: labels and held-out answers, or the loss over epochs."""
+
+
+def _train_evidence_models(
+    rows: Sequence[dict[str, Any]], chosen: BarrierTraining, workers: int, left_out: Sequence[dict[str, str]]
+) -> Path:
+    from ..learning.evidence_training import CHECKPOINT, train_evidence_models
+    from .learning_figures import barrier_parity_figure
+
+    _probe(rows, chosen.output, workers)
+    with console.quiet_stdout(), told("training") as say:
+        found = train_evidence_models(rows, chosen.evidence(), chosen.output, workers, say, left_out)
+    barrier_parity_figure(rows, found, chosen.output / FIGURE_OF_MODEL[chosen.model])
+    console.show(_metrics_table([(entry["predictor"], entry["rows_of"], entry["metrics"]) for entry in found["table"]]))
+    for name, held in found["sigma_coverage"].items():
+        shares = ", ".join(f"{float(level):.0%}: {share:.1%}" for level, share in held.items())
+        console.say(f"labels within sigma's normal intervals of {name}: {shares}")
+    return chosen.output / CHECKPOINT
+
+
+def _train_path_network(
+    rows: Sequence[dict[str, Any]], chosen: BarrierTraining, left_out: Sequence[dict[str, str]]
+) -> Path:
     from ..learning.barrier_training import CHECKPOINT, train_barrier_model
     from .learning_figures import loss_figure
 
     with console.quiet_stdout(), told("training") as say:
         found = train_barrier_model(rows, chosen.training(), chosen.output, chosen.seed, say, left_out)
-    loss_figure(found["losses"], chosen.members_per_fold, chosen.output / "learning_curve.png")
+    loss_figure(found["losses"], chosen.members_per_fold, chosen.output / FIGURE_OF_MODEL[chosen.model])
     console.show(_metrics_table([(*name.split("/"), values) for name, values in found["table"].items()]))
-    checkpoint = chosen.output / CHECKPOINT
-    console.say(f"checkpoint: {checkpoint}")
-    console.say(f"model card: {checkpoint.with_suffix('.md')}")
-    console.say(f"metrics: {chosen.output / 'metrics.json'}")
-    console.say(f"figure: {chosen.output / 'learning_curve.png'}")
+    return chosen.output / CHECKPOINT
+
+
+def _probe(rows: Sequence[dict[str, Any]], output: Path, workers: int) -> None:
+    """Have the potential probe the paths that are not probed yet; say which it could not."""
+    from ..learning.forest_barriers import ForestLearner
+    from .path_probing import probe_table
+
+    with console.quiet_stdout(), told("probing") as say:
+        failed = probe_table(rows, ForestLearner().probe, output / "features", workers, say)
+    for row in failed:
+        console.complain(f"not probed: {row['error']}")
 
 
 @evaluate.command("barrier")
@@ -125,8 +171,11 @@ def evaluate_barrier(
 
     from ..learning.barrier_evaluation import evaluate_barrier_learners
     from ..learning.barrier_report import table_markdown
+    from ..learning.forest_barriers import PROBING_LEARNERS
     from .learning_figures import barrier_parity_figure, coverage_figure, size_figure
 
+    if PROBING_LEARNERS & {*chosen.learners, *chosen.curve_learners}:
+        _probe(rows, chosen.output, workers)
     with console.quiet_stdout(), told("evaluating") as say:
         found = evaluate_barrier_learners(rows, chosen.settings(), chosen.output, workers, say)
     document: dict[str, Any] = {
@@ -176,6 +225,21 @@ def _complain_of(left_out: Sequence[dict[str, str]]) -> None:
         console.complain(f"left out: {row['error']}")
     if len(left_out) > 5:
         console.complain(f"{len(left_out)} rows are left out; metrics.json names them all.")
+
+
+def _potential_of(model: BarrierModel) -> SitePotential | None:
+    """The potential that a model asks; where its weights are not to be had, none, and a word about it."""
+    from ..learning.evidence_checkpoints import load_models
+    from ..transport.errors import WeightsError
+    from .path_probing import probe_potential
+
+    if not model.asks_potential:
+        return None
+    try:
+        return probe_potential(load_models(model.checkpoint).probe)
+    except WeightsError as error:
+        console.complain(f"{error} The model {model.name} answers from the geometry of the paths alone.")
+        return None
 
 
 def _answer_table(answers: Sequence[BarrierAnswer]) -> Table:

@@ -99,7 +99,7 @@ def bvse(
 def gnn(
     context: typer.Context, files: Files, ion: Ion = "Li", as_json: AsJson = False, settings: Settings = None
 ) -> None:
-    """Barriers of all unique hops from the path network, with uncertainty."""
+    """Barriers of all unique hops from a model trained on DFT barriers, with uncertainty."""
     _run(context, "gnn", files, ion, as_json, settings)
 
 

@@ -96,9 +96,11 @@ def _weights() -> Iterator[Finding]:
             yield Finding("weights", "note", f"{name} is not here yet; `hopflow models fetch {name}` gets it.")
         else:
             yield Finding("weights", "ok", f"{name}: {place}")
+    from ..learning.barrier_models import BARRIER_MODELS
     from ..learning.prediction import checkpoint_info
 
-    yield Finding("path network", "ok", f"checkpoint {checkpoint_info()['sha256'][:12]}")
+    for file in dict.fromkeys(model.checkpoint for model in BARRIER_MODELS.values()):
+        yield Finding("barrier models", "ok", f"{file.stem}: checkpoint {checkpoint_info(file)['sha256'][:12]}")
 
 
 def _outside() -> Iterator[Finding]:

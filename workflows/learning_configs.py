@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -11,6 +11,7 @@ from .spec import SpecificationError, read_model
 
 if TYPE_CHECKING:
     from ..learning.barrier_evaluation import BarrierEvaluationSettings
+    from ..learning.evidence_training import EvidenceTrainingSettings
     from ..learning.interstitial_ensembles import EnsembleSettings
     from ..learning.interstitial_evaluation import EvaluationSettings
     from ..learning.interstitial_storage import InterstitialDataset
@@ -138,12 +139,34 @@ class BarrierConfig(PathTableConfig):
 class BarrierTraining(BarrierConfig):
     """Keys of `hopflow train barrier`."""
 
+    model: Literal["fast", "path-network"] = Field(
+        "fast",
+        description=(
+            "`fast` trains `geometry`, `fast` and `fused` together and uses none of the keys of networks; "
+            "`path-network` trains the network."
+        ),
+    )
+    repeats: int = Field(3, ge=1, description="Cross-validations of `fast`, each with other folds.")
+    only_judged: list[str] = Field([], description="Names of paths that `fast` is judged by and never learns from.")
+
+    def evidence(self) -> EvidenceTrainingSettings:
+        """What :func:`..learning.evidence_training.train_evidence_models` takes."""
+        from ..learning.evidence_training import EvidenceTrainingSettings
+
+        return EvidenceTrainingSettings(
+            folds=self.folds,
+            repeats=self.repeats,
+            only_judged=tuple(self.only_judged),
+            outlier_eV=self.outlier_eV,
+            seed=self.seed,
+        )
+
 
 class BarrierEvaluation(PathTableConfig):
     """Keys of `hopflow evaluate barrier`."""
 
     learners: list[str] = Field(
-        ["path-network", "random-forest", "gradient-boosting"],
+        ["fast", "fused", "geometry", "random-forest", "gradient-boosting"],
         min_length=1,
         description="Names of learners, in the table's order; a wrong name is answered with all that there are.",
     )
@@ -283,6 +306,10 @@ def check_paths(path: Path, config: PathTableConfig) -> tuple[list[dict[str, Any
     settings = BarrierEvaluationSettings(folds=config.folds, repeats=1)
     if isinstance(config, BarrierEvaluation):
         settings = config.settings()
+    elif isinstance(config, BarrierTraining):
+        settings = BarrierEvaluationSettings(
+            folds=config.folds, repeats=config.repeats, only_judged=tuple(config.only_judged)
+        )
     if unknown := sorted(set(settings.only_judged) - {row["path_id"] for row in rows}):
         raise SpecificationError(f"{path}: only_judged: {config.paths} has no path called {', '.join(unknown)}.")
     try:

@@ -127,7 +127,7 @@ class Stages(_Strict):
     """The stages that the campaign runs; a stage that is not named is left out."""
 
     bvse: BondValenceStage | None = Field(None, description="Bond-valence percolation, seconds a material.")
-    gnn: HopBarrierStage | None = Field(None, description="Barriers from the path network, seconds a material.")
+    gnn: HopBarrierStage | None = Field(None, description="Barriers from a trained model, seconds a hop.")
     pes: LandscapeStage | None = Field(None, description="Single-ion energy landscape, minutes a material.")
     neb: BandStage | None = Field(None, description="Climbing-image NEB, minutes to hours a material.")
     dft: HandoffStage | None = Field(None, description="Inputs of a DFT-NEB from the band; needs neb.")

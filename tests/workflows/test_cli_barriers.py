@@ -18,6 +18,7 @@ from hopflow.learning.barrier_evaluation import BarrierEvaluationSettings
 from hopflow.learning.barrier_learners import NamedLearner
 from hopflow.learning.classical_baselines import GradientBoosting
 from hopflow.learning.ensembles import load_ensemble
+from hopflow.learning.evidence_training import EvidenceTrainingSettings
 from hopflow.learning.learner_registry import BARRIER_LEARNERS
 from hopflow.learning.path_network import NetworkSettings
 from hopflow.learning.path_network_learner import PathNetworkLearner
@@ -26,7 +27,15 @@ from hopflow.workflows.learning_configs import BarrierEvaluation, BarrierTrainin
 from path_tables import path_table, write_table
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-SMALL = {"folds": 2, "members_per_fold": 1, "epochs": 2, "batch_size": 8, "hidden": 8, "layers": 1}
+SMALL = {
+    "model": "path-network",
+    "folds": 2,
+    "members_per_fold": 1,
+    "epochs": 2,
+    "batch_size": 8,
+    "hidden": 8,
+    "layers": 1,
+}
 
 
 @pytest.fixture(autouse=True)
@@ -279,6 +288,9 @@ def test_defaults_and_examples():
     trained = read_config(EXAMPLES / "train_barrier.yaml", BarrierTraining, "training file")
     judged = read_config(EXAMPLES / "evaluate_barrier.yaml", BarrierEvaluation, "evaluation file")
     assert trained.training() == TrainingSettings()
-    assert judged.settings() == BarrierEvaluationSettings()
+    learners = ("fast", "fused", "geometry", "path-network", "random-forest", "gradient-boosting")
+    wrong = ("LiRuO2_1", "RuO2_Li_1")
+    assert judged.settings() == BarrierEvaluationSettings(learners=learners, only_judged=wrong)
+    assert trained.evidence() == EvidenceTrainingSettings(only_judged=wrong)
     assert trained.paths == judged.paths
     assert trained.paths.is_absolute()

@@ -13,7 +13,9 @@ from command_line import call
 from hopflow.learning import training
 from hopflow.learning.barrier_models import BARRIER_MODELS
 from hopflow.learning.prediction import PathNetworkPredictor, predict_paths
+from hopflow.transport.errors import WeightsError
 from hopflow.transport.paths import MigrationPath
+from hopflow.workflows import path_probing
 from path_tables import path_table, write_table
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -28,13 +30,15 @@ def one_thread():
 
 
 def answers(file: Path, *words: Any, code: int = 0) -> list[dict[str, Any]]:
-    out, _ = call("predict-paths", file, "--json", *words, code=code)
+    """Of the model that needs no potential, unless the words name another one."""
+    chosen = words if "--model" in words else ("--model", "geometry", *words)
+    out, _ = call("predict-paths", file, "--json", *chosen, code=code)
     return [json.loads(line) for line in out.splitlines()]
 
 
 def test_every_row_has_its_answer_in_its_place(tmp_path):
     rows = path_table()
-    found = answers(write_table(rows, tmp_path / "rows.jsonl.gz"), "--model", "fast")
+    found = answers(write_table(rows, tmp_path / "rows.jsonl.gz"), "--model", "path-network")
     assert [list(answer) for answer in found] == [["path_id", "barrier_eV", "sigma_eV"]] * len(rows)
     assert [answer["path_id"] for answer in found] == [row["path_id"] for row in rows]
     barriers_eV, sigmas_eV = predict_paths([MigrationPath.from_row(row) for row in rows])
@@ -53,7 +57,7 @@ def test_barriers_of_the_table_are_never_read(tmp_path):
     ]
     assert answers(write_table(without, tmp_path / "without.jsonl")) == plain
     assert answers(write_table(others, tmp_path / "others.jsonl")) == plain
-    model = BARRIER_MODELS["fast"]
+    model = BARRIER_MODELS["geometry"]
     assert model.shown(others[0]).keys() == set(model.columns)
     assert not set(model.columns) & {*barriers, "barrier_mace_no_relax_eV"}
 
@@ -132,7 +136,7 @@ def test_two_rows_of_one_name_are_both_answered(tmp_path):
     rows = path_table()[:2]
     twice = [{**row, "path_id": "same"} for row in rows] + [{**rows[0], "path_id": 7}]
     file = write_table(twice, tmp_path / "twice.jsonl")
-    out, err = call("predict-paths", file, "--json")
+    out, err = call("predict-paths", file, "--json", "--model", "geometry")
     found = [json.loads(line) for line in out.splitlines()]
     assert [answer["path_id"] for answer in found] == ["same", "same", 7]
     assert found[0]["barrier_eV"] == found[2]["barrier_eV"] != found[1]["barrier_eV"]
@@ -184,12 +188,12 @@ def test_people_get_a_table(tmp_path):
     rows[0]["path_id"] = "[bold]Li[/]"
     file = write_table([*rows, "{"], tmp_path / "rows.jsonl")
     found = answers(file)
-    lines = call("predict-paths", file)[0].splitlines()
+    lines = call("predict-paths", file, "--model", "geometry")[0].splitlines()
     assert lines[0].split()[0] == "path"
     assert lines[1].split() == ["[bold]Li[/]", *(f"{found[0][key]:.3f}" for key in ("barrier_eV", "sigma_eV"))]
     assert "rows:3" in lines[3]
     assert "Line 3 of rows.jsonl is not valid JSON" in lines[3]
-    assert lines[-1] == "2 of 3 paths answered by the model fast"
+    assert lines[-1] == "2 of 3 paths answered by the model geometry"
 
 
 def test_a_failure_while_predicting_finds_its_row(tmp_path, monkeypatch):
@@ -202,17 +206,50 @@ def test_a_failure_while_predicting_finds_its_row(tmp_path, monkeypatch):
 
     rows = path_table()[9:13]
     file = write_table(rows, tmp_path / "rows.jsonl")
-    plain = answers(file)
+    plain = answers(file, "--model", "path-network")
     atoms = [len(PathNetworkPredictor().prepare(row).atom_rows) for row in rows]
     unlucky = atoms[-1]
     assert atoms.count(unlucky) == 1
     monkeypatch.setattr(training, "predict_targets", failing)
-    found = answers(file)
+    found = answers(file, "--model", "path-network")
     assert [answer["path_id"] for answer in found] == [row["path_id"] for row in rows]
     assert found[-1]["reason"] == "unexpected_error"
     assert "no luck" in found[-1]["error"]
     for answer, same in zip(found[:-1], plain, strict=False):
         assert answer["barrier_eV"] == pytest.approx(same["barrier_eV"], abs=3e-4)
+
+
+@pytest.mark.weights
+def test_fast_and_fused_ask_the_potential(tmp_path):
+    rows = [{**row, "barrier_mace_relax_eV": 0.4} for row in path_table()[:2]]
+    # an element that the network of the table knows and the potential does not
+    foreign = {**rows[0], "path_id": "foreign", "framework_species": ["Po", *rows[0]["framework_species"][1:]]}
+    file = write_table([rows[0], "{", foreign, rows[1]], tmp_path / "rows.jsonl")
+    fast, fused, geometry = (answers(file, "--model", name) for name in ("fast", "fused", "geometry"))
+    for found in (fast, fused):
+        assert [answer["path_id"] for answer in found] == [rows[0]["path_id"], "rows:2", "foreign", rows[1]["path_id"]]
+        assert found[1]["reason"] == "unreadable_structure"
+        assert "Po" in found[2]["note"]
+        assert [found[2][key] for key in ("barrier_eV", "sigma_eV")] == [
+            geometry[2][key] for key in ("barrier_eV", "sigma_eV")
+        ]
+    assert all(fast[place]["barrier_eV"] != geometry[place]["barrier_eV"] for place in (0, 3))
+    assert all(fast[place]["barrier_eV"] != fused[place]["barrier_eV"] for place in (0, 3))
+    # without the column, fused is fast; with it, fast does not look
+    bare = [{key: value for key, value in row.items() if key != "barrier_mace_relax_eV"} for row in rows]
+    bare_file = write_table(bare, tmp_path / "bare.jsonl")
+    assert answers(bare_file, "--model", "fused") == answers(bare_file, "--model", "fast") == [fast[0], fast[3]]
+
+
+def test_without_weights_the_geometry_has_to_do(tmp_path, monkeypatch):
+    def nothing(*_: Any, **__: Any) -> Any:
+        raise WeightsError("The weights are on the moon.")
+
+    monkeypatch.setattr(path_probing, "probe_potential", nothing)
+    file = write_table(path_table()[:2], tmp_path / "rows.jsonl")
+    out, err = call("predict-paths", file, "--json")
+    assert "The weights are on the moon. The model fast answers from the geometry of the paths alone." in err
+    assert [json.loads(line) for line in out.splitlines()] == answers(file)
 
 
 def test_the_page_tells_of_every_model():
