@@ -7,15 +7,17 @@ steps have shown. So the result is no barrier but a description that a model lea
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ase import Atoms
+from ase.neighborlist import neighbor_list
 
 from ..transport.checkpoints import content_key, load_checkpoint, save_checkpoint
-from ..transport.errors import CandidateError
+from ..transport.errors import CandidateError, Reason, StructureError
 from ..transport.model_hessian import spring_preconditioner
 from ..transport.optimizers import LimitedMemoryBFGS
 from ..transport.paths import MigrationPath
@@ -27,10 +29,15 @@ if TYPE_CHECKING:
     from ..transport.energies import SiteEvaluation, SitePotential
 
 IMAGES = 5
+
+PROBE_FORMAT = 2
+"""Changes when the same settings give other probes, so that stored ones are not taken for them."""
+
 _SAME_END_EV = 2e-3
 _SAME_QUARTER_EV = 5e-3
 _SAME_FORCE_EV_PER_A = 0.02
 _MEMORY = 8
+_SAME_ATOM_A = 0.5
 
 
 @dataclass(frozen=True)
@@ -79,7 +86,7 @@ class BandProbe:
     expected_gains_eV
         What each further relaxation would still bring, as estimated after so many steps, same shape.
     largest_forces_eV_per_A
-        Largest component of a force after so many steps, same shape.
+        Largest force on an atom after so many steps, same shape.
     displacements_A
         Norm of all displacements so far, same shape.
     atoms
@@ -108,7 +115,7 @@ class BandProbe:
 def probe_key(path: MigrationPath, settings: ProbeSettings) -> str:
     """What a stored probe depends on; the name of a registered potential stands for its weights."""
     return content_key(
-        format=1,
+        format=PROBE_FORMAT,
         settings=asdict(settings),
         ion=path.ion,
         lattice=np.asarray(path.lattice, dtype=float),
@@ -180,10 +187,13 @@ class _Probing:
         self.images_A, kept = images_around_framework(path, GraphSettings(images=IMAGES))
         species = [symbol for symbol, stays in zip(path.framework_species, kept, strict=True) if stays]
         framework = np.asarray(path.framework_frac_coords, dtype=float).reshape(-1, 3)[kept] @ path.lattice
-        self.framework = Atoms(species, positions=framework, cell=path.lattice, pbc=True)
-        self.cluster = len(self.framework) > settings.largest_cell_atoms
-        if self.cluster:
-            self.framework = _cluster(self.framework, self.images_A, settings.cluster_radius_A)
+        self.framework = _written_once(Atoms(species, positions=framework, cell=path.lattice, pbc=True))
+        self.cluster = False
+        if len(self.framework) > settings.largest_cell_atoms:
+            cut = _cluster(self.framework, self.images_A, settings.cluster_radius_A)
+            # of a narrow cell the sphere holds many copies: then the cell itself is cheaper, and exact
+            self.cluster = len(cut) < len(self.framework)
+            self.framework = cut if self.cluster else self.framework
         distances_A = np.linalg.norm(self.framework.positions[:, None] - self.images_A, axis=2).min(axis=1)
         # of a whole cell every atom is free; the rim of a cluster is no real surrounding and must not move
         frozen = distances_A > settings.free_radius_A if self.cluster else np.zeros(len(self.framework), dtype=bool)
@@ -257,7 +267,7 @@ class _Probing:
             optimiser.learn(image.positions, forces)
             gain_eV = optimiser.expected_gain_eV(forces)
             moved_A = float(np.linalg.norm(image.positions - origin_A))
-            trace.append((evaluation.energy_eV, gain_eV, float(np.abs(forces).max()), moved_A))
+            trace.append((evaluation.energy_eV, gain_eV, float(np.linalg.norm(forces, axis=1).max()), moved_A))
             if step < self.settings.steps:
                 image.positions = optimiser.step(image.positions, forces)
                 evaluation = self.ask(image)
@@ -265,19 +275,40 @@ class _Probing:
 
 
 def _cluster(framework: Atoms, images_A: np.ndarray, radius_A: float) -> Atoms:
-    """Atoms round the path in a cell that is too wide for copies to meet."""
-    centre_A = images_A.mean(axis=0)
-    inverse = np.linalg.inv(framework.cell.array)
+    """All atoms and periodic copies round the path, in a cell that is too wide for its own copies to meet."""
+    cell, centre_A = framework.cell.array, images_A.mean(axis=0)
+    inverse = np.linalg.inv(cell)
+    reach_A = radius_A + float(np.linalg.norm(images_A - centre_A, axis=1).max())
+    # a flat cell repeats several times within the radius; half a cell more, because atoms are wrapped to the centre
+    copies = np.ceil(reach_A * np.linalg.norm(inverse, axis=0) + 0.5).astype(int)
+    away = (framework.positions - centre_A) @ inverse
+    away -= np.round(away)
+    positions_A, numbers = [], []
+    for shift in itertools.product(*(range(-count, count + 1) for count in copies)):
+        moved_A = (away + np.array(shift)) @ cell + centre_A
+        inside = np.linalg.norm(moved_A[:, None] - images_A, axis=2).min(axis=1) < radius_A
+        positions_A.append(moved_A[inside])
+        numbers.append(framework.numbers[inside])
+    found_A = np.concatenate(positions_A)
+    width_A = 2.0 * float(np.linalg.norm(found_A - centre_A, axis=1).max()) + 20.0
+    return Atoms(np.concatenate(numbers), positions=found_A, cell=np.eye(3) * width_A, pbc=True)
 
-    def nearest(point_A: np.ndarray) -> np.ndarray:
-        away = (framework.positions - point_A) @ inverse
-        return (away - np.round(away)) @ framework.cell.array
 
-    distance_A = np.min([np.linalg.norm(nearest(image), axis=1) for image in images_A], axis=0)
-    inside = distance_A < radius_A
-    positions_A = nearest(centre_A)[inside] + centre_A
-    width_A = 2.0 * float(np.linalg.norm(positions_A - centre_A, axis=1).max()) + 20.0
-    return Atoms(framework.numbers[inside], positions=positions_A, cell=np.eye(3) * width_A, pbc=True)
+def _written_once(framework: Atoms) -> Atoms:
+    """Leave out an atom that stands there twice, a hair apart, as some published tables have it.
+
+    Raises
+    ------
+    StructureError
+        Two different elements stand in one place: no potential is to be believed there.
+    """
+    first, second = neighbor_list("ij", framework, _SAME_ATOM_A)
+    if (framework.numbers[first] != framework.numbers[second]).any():
+        raise StructureError(
+            f"Two atoms of the framework are less than {_SAME_ATOM_A} Angstrom apart; give each site once.",
+            Reason.CLOSE_CONTACT,
+        )
+    return framework[np.setdiff1d(np.arange(len(framework)), second[first < second])]
 
 
 def _alike(found: Sequence[SiteEvaluation], energies_eV: np.ndarray) -> bool:
@@ -307,6 +338,6 @@ def probe_rows(
         try:
             probe_path(MigrationPath.from_row(row), potential, settings, folder)
         except CandidateError as error:
-            failed.append({"path_id": str(row["path_id"]), "reason": str(error.reason), "error": str(error)})
+            failed.append({"path_id": str(row.get("path_id")), "reason": str(error.reason), "error": str(error)})
         say(f"{number} of {len(rows)} paths probed")
     return failed

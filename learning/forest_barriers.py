@@ -18,7 +18,7 @@ import numpy as np
 from ..transport.checkpoints import content_key
 from ..transport.errors import CandidateError
 from ..transport.paths import MigrationPath
-from .band_probes import BandProbe, ProbeSettings, probe_path, stored_probe
+from .band_probes import PROBE_FORMAT, BandProbe, ProbeSettings, probe_path, stored_probe
 from .barrier_learners import NamedLearner, Progress, to_target
 from .path_table import GEOMETRY_COLUMNS, PROBE_COLUMNS, geometry_columns, probe_columns
 from .table_networks import TableNetworks, TableNetworkSettings, train_networks
@@ -166,7 +166,12 @@ class ForestLearner:
 
     def settings(self) -> dict[str, Any]:
         """All numbers, and the names of the columns."""
-        return {"learner": "Forest", **asdict(self), "columns": [*GEOMETRY_COLUMNS, *PROBE_COLUMNS, *BAND_COLUMNS]}
+        return {
+            "learner": "Forest",
+            "probes": PROBE_FORMAT,
+            **asdict(self),
+            "columns": [*GEOMETRY_COLUMNS, *PROBE_COLUMNS, *BAND_COLUMNS],
+        }
 
     def prepare(
         self, rows: Sequence[dict[str, Any]], folder: Path | None = None, progress: Progress | None = None

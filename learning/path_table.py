@@ -32,6 +32,7 @@ GEOMETRY_COLUMNS: tuple[str, ...] = (
 )
 """Columns of :func:`geometry_columns`, in order; ``near_``: means over atoms by the path, nearer ones first."""
 
+_LARGEST_GAIN_EV = 2.0
 _RELAXED = ("top", "span", "above_lowest")
 
 PROBE_COLUMNS: tuple[str, ...] = (
@@ -43,10 +44,6 @@ PROBE_COLUMNS: tuple[str, ...] = (
     "gained_top",
     "still_expected_top",
     "still_expected_ends",
-    "log_force_top_first",
-    "log_force_top_last",
-    "log_force_ends_first",
-    "log_force_ends_last",
     "displacement_top_A",
     "displacement_ends_A",
     "symmetric",
@@ -124,10 +121,11 @@ def _neighbour_values(graph: PathGraph, table: ElementTable) -> np.ndarray:
 def probe_columns(probe: BandProbe) -> np.ndarray:
     """What a potential has said of a path, shape (len(PROBE_COLUMNS),)."""
     static, site, middle = probe.energies_eV, probe.site_energies_eV, IMAGES // 2
-    energies, gains = probe.relaxed_energies_eV.copy(), np.maximum(probe.expected_gains_eV, 0.0)
-    forces, moved = probe.largest_forces_eV_per_A.copy(), probe.displacements_A.copy()
+    # steps that met hardly any curvature promise too much
+    energies, gains = probe.relaxed_energies_eV.copy(), np.clip(probe.expected_gains_eV, 0.0, _LARGEST_GAIN_EV)
+    moved = probe.displacements_A.copy()
     if probe.symmetric:
-        for values in (energies, gains, forces, moved):
+        for values in (energies, gains, moved):
             values[-1] = values[0]
     top = 1 + int(np.argmax(static[1:-1]))
     ends = [0, IMAGES - 1]
@@ -163,12 +161,8 @@ def probe_columns(probe: BandProbe) -> np.ndarray:
             *differences,
             compressed((energies[ends, 0] - energies[ends, -1]).mean()),
             compressed(energies[top, 0] - energies[top, -1]),
-            compressed(probe.expected_gains_eV[top, -1]),
+            compressed(gains[top, -1]),
             compressed(gains[ends, -1].mean()),
-            np.log(forces[top, 0] + 0.05),
-            np.log(forces[top, -1] + 0.05),
-            np.log(forces[ends, 0].mean() + 0.05),
-            np.log(forces[ends, -1].max() + 0.05),
             moved[top, -1],
             moved[ends, -1].mean(),
             float(probe.symmetric),

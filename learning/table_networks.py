@@ -10,7 +10,7 @@ import numpy as np
 _CLIP = 3.0
 """Standardised columns end here: no path of another kind may drive a network farther than its training did."""
 
-_LEAST_SCALE = 1e-6
+_LEAST_SCALE = 1e-5
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,9 @@ def train_networks(table: np.ndarray, target: np.ndarray, settings: TableNetwork
     import torch
     from torch import nn
 
-    centre, scale = table.mean(axis=0), np.maximum(table.std(axis=0), _LEAST_SCALE)
+    centre, spread = table.mean(axis=0), table.std(axis=0)
+    # a column that is the same in all rows says nothing of a row where it is not
+    scale = np.where(spread > _LEAST_SCALE * (1.0 + np.abs(centre)), spread, np.inf)
     target_centre, target_scale = float(target.mean()), max(float(target.std()), _LEAST_SCALE)
     columns = torch.as_tensor(np.clip((table - centre) / scale, -_CLIP, _CLIP), dtype=torch.float32)
     goal = torch.as_tensor((target - target_centre) / target_scale, dtype=torch.float32)

@@ -61,10 +61,19 @@ def probe_table(
     Of each row that could not be probed its ``path_id``, ``reason`` and ``error``.
     """
     from ..learning.band_probes import probe_rows, stored_probe
+    from ..transport.errors import CandidateError
     from ..transport.paths import MigrationPath
 
     say = progress or (lambda _: None)
-    missing = [row for row in rows if stored_probe(MigrationPath.from_row(row), settings, folder) is None]
+
+    def is_stored(row: dict[str, Any]) -> bool:
+        try:
+            return stored_probe(MigrationPath.from_row(row), settings, folder) is not None
+        except CandidateError:
+            # probing says what is wrong with it
+            return False
+
+    missing = [row for row in rows if not is_stored(row)]
     say(f"{len(rows) - len(missing)} of {len(rows)} paths are probed already")
     if not missing:
         return []

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from ase.io import read
 from hopflow.learning.barrier_models import BARRIER_MODELS, BarrierModel, answer_rows, barrier_model
+from hopflow.learning.evidence_checkpoints import SHIPPED_CHECKPOINT
 from hopflow.learning.material_barriers import material_barriers
 from hopflow.learning.path_rows import PathRow
-from hopflow.learning.prediction import SHIPPED_CHECKPOINT, checkpoint_info
+from hopflow.learning.prediction import checkpoint_info
 from hopflow.makers.bvse import BondValenceMaker
 from hopflow.makers.dft import HandoffMaker
 from hopflow.makers.documents import BandDocument, HopBarrierDocument, StageDocument
@@ -103,7 +104,7 @@ def test_conventional_and_primitive_cell_give_one_answer(lithia: Structure) -> N
 
 
 def test_gnn_document_is_the_hop_graphs_minimax_with_the_errors_of_all_hops() -> None:
-    maker, crystal = HopBarrierMaker(), crystals.lithium_phosphate()
+    maker, crystal = HopBarrierMaker(settings=HopBarrierStageSettings(model="geometry")), crystals.lithium_phosphate()
     document = maker.evaluate(crystal)
     network = enumerate_hops(primitive_cell(crystal), "Li")
     barriers = [hop.barrier_eV for hop in document.hops]
@@ -118,18 +119,31 @@ def test_gnn_document_is_the_hop_graphs_minimax_with_the_errors_of_all_hops() ->
         assert hop.barrier_eV == document.quantity(quantity)
         assert sum(hop.limiting_probabilities[k] for hop in document.hops) == pytest.approx(1.0)
     assert document.interval_90(Quantity.CONNECTED_FREE_VOLUME) is None
-    assert document.weights_sha256 == maker.weights_sha256() == checkpoint_info()["sha256"]
-    assert document.model == "fast"
+    assert document.weights_sha256 == maker.weights_sha256() == checkpoint_info(SHIPPED_CHECKPOINT)["sha256"]
+    assert document.model == "geometry"
     assert HopBarrierDocument.model_validate_json(document.model_dump_json()) == document
 
 
 def test_gnn_answers_as_predict_paths_does(lithia: Structure) -> None:
     network = enumerate_hops(lithia, "Li")
     rows = [path_row(hop_path(network, hop, images=5)) for hop in network.hops]
-    answers = next(answer_rows((PathRow(row["path_id"], row, None) for row in rows), barrier_model("fast")))
-    barriers, sigmas = predict_hop_barriers(network, 8.0)
+    answers = next(answer_rows((PathRow(row["path_id"], row, None) for row in rows), barrier_model("geometry")))
+    barriers, sigmas = predict_hop_barriers(network, 8.0, "geometry")
     assert barriers == pytest.approx([answer.barrier_eV for answer in answers], abs=2e-4)
     assert sigmas == pytest.approx([answer.sigma_eV for answer in answers], abs=2e-4)
+
+
+@pytest.mark.weights
+def test_gnn_has_the_potential_probe_every_hop(lithia: Structure) -> None:
+    document = HopBarrierMaker().evaluate(lithia)
+    assert document.model == "fast"
+    network = enumerate_hops(primitive_cell(lithia), "Li")
+    without, _ = predict_hop_barriers(network, 8.0, "geometry")
+    assert len(document.hops) == len(without)
+    for hop, barrier in zip(document.hops, without, strict=True):
+        assert hop.barrier_eV != pytest.approx(barrier, abs=1e-3)
+    # Li2O hops by vacancies at 0.25 to 0.35 eV in calculations
+    assert 0.1 < document.barrier_3d_eV < 0.6
 
 
 class GivenBarriers:
@@ -151,7 +165,7 @@ class GivenBarriers:
 
 def registered(monkeypatch: pytest.MonkeyPatch, predictor: GivenBarriers, extra_columns: tuple[str, ...] = ()) -> None:
     """Put a model called ``given`` into the registry."""
-    model = BarrierModel("given", "Given.", SHIPPED_CHECKPOINT, lambda _: predictor, extra_columns)
+    model = BarrierModel("given", "Given.", SHIPPED_CHECKPOINT, lambda *_: predictor, extra_columns)
     monkeypatch.setitem(BARRIER_MODELS, "given", model)
 
 

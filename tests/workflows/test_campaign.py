@@ -129,7 +129,7 @@ def test_launchpad_alone_tells_the_verdicts(ready: Database, place: Place) -> No
 
 
 def test_rerun_of_a_completed_job_doubles_nothing(ready: Database, place: Place) -> None:
-    stages = {"bvse": {**COARSE, "gate": {"max": 5}}, "gnn": {}}
+    stages = {"bvse": {**COARSE, "gate": {"max": 5}}, "gnn": {"settings": {"model": "geometry"}}}
     launch(ready, spec_of("twice", stages, crystals=["Li2O", "LiF"]), place.home)
     run(ready, "twice")
     jobs = {job["fw_id"]: job for job in ready.launchpad.fireworks.find({"spec.campaign": "twice"})}

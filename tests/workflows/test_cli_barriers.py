@@ -1,4 +1,4 @@
-"""The path network from the command line: trained and judged, interrupted, gone on with, refused in a sentence."""
+"""Barrier models from the command line: trained and judged, interrupted, gone on with, refused in a sentence."""
 
 from __future__ import annotations
 
@@ -12,18 +12,23 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from ase.data import chemical_symbols
 from command_line import call
 from hopflow.learning import training
 from hopflow.learning.barrier_evaluation import BarrierEvaluationSettings
 from hopflow.learning.barrier_learners import NamedLearner
 from hopflow.learning.classical_baselines import GradientBoosting
 from hopflow.learning.ensembles import load_ensemble
+from hopflow.learning.evidence_checkpoints import load_models
 from hopflow.learning.evidence_training import EvidenceTrainingSettings
+from hopflow.learning.forest_barriers import evidence_by_probing
 from hopflow.learning.learner_registry import BARRIER_LEARNERS
 from hopflow.learning.path_network import NetworkSettings
 from hopflow.learning.path_network_learner import PathNetworkLearner
 from hopflow.learning.training import TrainingSettings
+from hopflow.workflows import path_probing
 from hopflow.workflows.learning_configs import BarrierEvaluation, BarrierTraining, read_config
+from pair_potential import PairPotential
 from path_tables import path_table, write_table
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -102,6 +107,60 @@ def test_training_goes_on_and_writes_checkpoint_card_metrics_and_figure(tmp_path
     again, err = call("train", "barrier", file)
     assert again == out
     assert "loss" not in err
+
+
+class AnyPairs(PairPotential):
+    """Knows every element of the table but phosphorus."""
+
+    elements = frozenset(chemical_symbols) - {"P"}
+
+
+def test_the_shipped_models_are_trained_by_one_command_that_goes_on(tmp_path, monkeypatch):
+    asked: list[AnyPairs] = []
+
+    def analytic(_: Any) -> AnyPairs:
+        asked.append(AnyPairs())
+        return asked[-1]
+
+    monkeypatch.setattr(path_probing, "probe_potential", analytic)
+    table = write_table(path_table(), tmp_path / "rows.jsonl")
+    file = config(tmp_path, paths=table, output="trained", folds=2, repeats=1, only_judged=["LiFePO4_3"])
+    out, err = call("train", "barrier", file)
+    output = tmp_path / "trained"
+    assert "21 of 21 paths probed" in err
+    assert err.count("not probed: pairs does not know ['P'].") == 3
+    assert len(list((output / "features" / "probes").iterdir())) == 18
+    assert "6 of 6: fused, repeat 1, fold 2: " in err
+    for what, name in (
+        ("checkpoint", "barrier_models.npz"),
+        ("model card", "barrier_models.md"),
+        ("metrics", "metrics.json"),
+        ("figure", "parity.png"),
+    ):
+        assert f"{what}: {output / name}" in out
+        assert (output / name).stat().st_size > 500
+    info = json.loads((output / "barrier_models.json").read_text())
+    assert (info["data"]["rows"], info["data"]["learned"], info["data"]["probed"]) == (21, 20, 18)
+    assert list(info["kinds"]) == ["geometry", "probe", "band"]
+    assert info["sha256"] in (output / "barrier_models.md").read_text()
+    # labels above 4 eV stand apart, with the answer of each model
+    assert "LiFePO4_3: label" in (output / "barrier_models.md").read_text()
+
+    # the checkpoint answers, dearer evidence first
+    models = load_models(output / "barrier_models.npz")
+    row = path_table()[0]
+    found = {kind: models.predict([evidence_by_probing(row, AnyPairs(), models.probe, kind)]) for kind in info["kinds"]}
+    assert all(np.isfinite(both).all() and both[1] > 0 for both in found.values())
+    assert found["geometry"][0] != found["probe"][0] != found["band"][0]
+
+    # a second call asks and fits nothing but what the checkpoint is made of
+    before = len(asked[-1].asked)
+    again, err = call("train", "barrier", file)
+    assert again == out
+    assert "6 folds wanted, 6 kept from before" in err
+    assert before > 0
+    # those three again, which could not be probed
+    assert "18 of 21 paths are probed already" in err
 
 
 @pytest.fixture(scope="module")

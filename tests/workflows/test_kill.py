@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.weights]
 CRYSTALS = ["Li3N", "Li2O", "LiF", "LiNbO3"]
 STAGES = """
   bvse: {settings: {spacing_A: 0.4}, gate: {max: 0.9}}
-  gnn: {gate: {quantity: barrier_1d_eV, top: 2}}
+  gnn: {gate: {quantity: barrier_1d_eV, top: 2}, settings: {model: geometry}}
   pes: {settings: {max_evaluations: 60, spacing_A: 0.6, min_length_A: 4.0}}
   neb: {settings: {images: 3, dtype: float32, min_length_A: 5.0, max_force_eV_per_A: 0.3}, gate: {max: 3.0}}
   dft:

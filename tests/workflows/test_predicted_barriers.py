@@ -29,7 +29,7 @@ from pymatgen.core import Structure
 def finished(ready: Database, place: Place) -> Database:
     """Li3N by bond valences and Li3P by prediction, through bvse and gnn."""
     files = [str(DEMO / f"{crystal}.cif") for crystal in ("Li3N", "Li3P")]
-    stages = {"bvse": {"settings": {"spacing_A": 0.4}, "gate": {"max": 20}}, "gnn": {}}
+    stages = {"bvse": {"settings": {"spacing_A": 0.4}, "gate": {"max": 20}}, "gnn": {"settings": {"model": "geometry"}}}
     spec = CampaignSpec(name="mixed", materials={"structures": files}, stages=stages)
     life.launch(ready, spec, life.resolve(spec, place.home), place.home)
     Launcher(ready, ["mixed"], workers=1).run()
@@ -131,14 +131,14 @@ def test_bvse_command_says_who_answered(call: Call, tmp_path: Path) -> None:
 
 def test_gnn_command_says_interval_and_limiting_hop(call: Call) -> None:
     silicate = str(DEMO / "Li2SiO3.cif")
-    said = call("gnn", silicate, "--set", "model=fast", "--set", "common_error_share=0")
-    found = json.loads(call("gnn", silicate, "--json", "--set", "common_error_share=0"))
+    said = call("gnn", silicate, "--set", "model=geometry", "--set", "common_error_share=0")
+    found = json.loads(call("gnn", silicate, "--json", "--set", "model=geometry", "--set", "common_error_share=0"))
     low, high = found["barrier_3d_interval_90_eV"]
     value, sigma = found["barrier_3d_eV"], found["barrier_3d_sigma_eV"]
     hop = found["limiting_hop_ids"][2]
     assert f"3D {value:.3f} eV ± {sigma:.3f} (90 %: {low:.2f} to {high:.2f}, limited by {hop})" in said
     assert hop in [each["hop_id"] for each in found["hops"]]
-    other = json.loads(call("gnn", silicate, "--json", "--set", "common_error_share=1"))
+    other = json.loads(call("gnn", silicate, "--json", "--set", "model=geometry", "--set", "common_error_share=1"))
     assert other["barrier_3d_eV"] == value
     assert other["barrier_3d_sigma_eV"] != sigma
     refusal = call("gnn", silicate, "--set", "model=slow", code=2)
