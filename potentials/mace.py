@@ -17,6 +17,7 @@ from ase.data import chemical_symbols
 
 from ..transport.energies import SiteEvaluation
 from ..transport.errors import Reason
+from .mace_fusion import fuse
 from .registry import PotentialEntry, Precision
 from .runtime import batches, check_finite, check_images, default_dtype, torch_dtype
 from .weights import WrongWeightsError
@@ -80,6 +81,8 @@ class MacePotential:
             self._model = model.to(device=device, dtype=torch_dtype(dtype)).eval()
         for parameter in self._model.parameters():
             parameter.requires_grad = False
+        if device == "cpu":
+            fuse(self._model)
         self._numbers = utils.AtomicNumberTable([int(z) for z in self._model.atomic_numbers])
         self._cutoff_A = float(self._model.r_max)
         self._heads = list(getattr(self._model, "heads", ["Default"]))

@@ -350,9 +350,10 @@ def load_potential(
     precision = dtype or entry.default_dtype
     if precision not in ("float32", "float64"):
         raise HopflowError(f"There is no precision called {precision!r}; choose float32 or float64.")
-    from .runtime import resolve_device
+    from .runtime import keep_freed_memory, resolve_device
 
     resolved = resolve_device(device)
+    keep_freed_memory()
     key = (name, resolved, precision, None if path is None else str(Path(path).expanduser().resolve()))
     with _LOADED_LOCK:
         if key not in _LOADED:

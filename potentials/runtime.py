@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import threading
 from collections.abc import Iterator, Sequence
@@ -26,6 +27,9 @@ REFERENCE_TOLERANCE_EV_PER_ATOM: dict[str, float] = {"float64": 1e-6, "float32":
 MAX_BATCH_IMAGES = 64
 MAX_BATCH_ATOMS = 4096
 
+# mallopt(3): how many blocks may be mapped apart, and how much free memory at the top is given back
+_M_MMAP_MAX, _M_TRIM_THRESHOLD = -4, -1
+
 # torch's default precision belongs to the process, so calls of models of different precision take turns.
 _DTYPE_LOCK = threading.RLock()
 
@@ -39,6 +43,20 @@ def limit_threads(n: int = 1) -> None:
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[variable] = str(n)
     torch.set_num_threads(n)
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep the memory that it frees, instead of giving it back after every evaluation.
+
+    The GNU allocator maps each large array anew and returns it when it is freed; a MACE evaluation of 95 atoms so met
+    70,000 page faults, a quarter of its processor time (measured). Other allocators are left as they are.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return
+    mallopt(_M_MMAP_MAX, 0)
+    mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def resolve_device(device: str) -> str:
