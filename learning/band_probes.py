@@ -38,6 +38,7 @@ _SAME_QUARTER_EV = 5e-3
 _SAME_FORCE_EV_PER_A = 0.02
 _MEMORY = 8
 _SAME_ATOM_A = 0.5
+_LEAST_CHORD_A = 1e-3
 
 
 @dataclass(frozen=True)
@@ -243,8 +244,10 @@ class _Probing:
         tangent = None
         if along:
             # the highest image must not slide down the path; its framework is free
-            tangent = self.images_A[number + 1] - self.images_A[number - 1]
-            tangent = tangent / np.linalg.norm(tangent)
+            chord_A = self.images_A[number + 1] - self.images_A[number - 1]
+            length_A = float(np.linalg.norm(chord_A))
+            # a path that turns back on itself has no direction where it turns
+            tangent = chord_A / length_A if length_A > _LEAST_CHORD_A else None
 
         def free(vectors: np.ndarray) -> np.ndarray:
             vectors = vectors.copy()
@@ -319,6 +322,11 @@ def _alike(found: Sequence[SiteEvaluation], energies_eV: np.ndarray) -> bool:
     return bool(np.allclose(first, last, atol=_SAME_FORCE_EV_PER_A))
 
 
+def unexpected_failure(error: Exception) -> str:
+    """A sentence for a probe that failed for no reason that was foreseen."""
+    return f"The probe of the path failed unexpectedly ({type(error).__name__}: {' '.join(str(error).split())})."
+
+
 def probe_rows(
     rows: Sequence[dict[str, Any]],
     potential: SitePotential,
@@ -339,5 +347,8 @@ def probe_rows(
             probe_path(MigrationPath.from_row(row), potential, settings, folder)
         except CandidateError as error:
             failed.append({"path_id": str(row.get("path_id")), "reason": str(error.reason), "error": str(error)})
+        except Exception as error:  # noqa: BLE001  what goes wrong with one path costs no other its probe
+            text = unexpected_failure(error)
+            failed.append({"path_id": str(row.get("path_id")), "reason": str(Reason.UNEXPECTED_ERROR), "error": text})
         say(f"{number} of {len(rows)} paths probed")
     return failed

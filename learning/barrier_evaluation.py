@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from .barrier_learners import BarrierLearner
 from .barrier_scenarios import SCENARIOS, crystal_groups, dealt_folds
 from .evaluation import host_groups
 from .learner_registry import barrier_learner
+from .worker_pools import worker_pool
 
 Progress = Callable[[str], None]
 
@@ -317,12 +317,7 @@ def _computed(
         for task in tasks:
             yield task, _fold_result(dealt, features, task, say)
         return
-    for name in dict.fromkeys(task.learner for task in tasks):
-        # what is dear is computed once, here; the processes find it in the folder
-        _prepared(dealt, features, name, say)
-    _ITEMS.clear()
-    fresh = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=fresh, initializer=_start, initargs=(dealt, features)) as pool:
+    with worker_pool(workers, _start, (dealt, features)) as pool:
         waiting = {pool.submit(_task_result, task): task for task in tasks}
         for future in as_completed(waiting):
             yield waiting[future], future.result()
@@ -333,9 +328,6 @@ _WORK: list[tuple[DealtRows, Path]] = []
 
 def _start(dealt: DealtRows, features: Path) -> None:
     """What a worker process needs for all of its tasks."""
-    import torch
-
-    torch.set_num_threads(1)
     _WORK[:] = [(dealt, features)]
 
 

@@ -55,8 +55,8 @@ class BarrierModel:
     extra_columns
         Columns that it may read beyond the path itself.
     asks_potential
-        Whether it has a potential probe each path; which one stands in the checkpoint, see
-        :func:`.evidence_checkpoints.probe_potential`.
+        Whether it has a potential probe each path; which one stands in the checkpoint
+        (:attr:`.evidence_checkpoints.BarrierModels.probe`).
     """
 
     name: str
@@ -93,7 +93,7 @@ BARRIER_MODELS: dict[str, BarrierModel] = {
     for model in (
         BarrierModel(
             "fast",
-            "Trees and networks on the path and on a dozen answers of a universal potential about it; seconds a path.",
+            "Trees on the path and on a dozen answers of a universal potential about it; seconds a path.",
             evidence_checkpoints.SHIPPED_CHECKPOINT,
             _from_evidence("probe"),
             asks_potential=True,
@@ -108,7 +108,7 @@ BARRIER_MODELS: dict[str, BarrierModel] = {
         ),
         BarrierModel(
             "geometry",
-            "Trees and networks on the path alone; milliseconds a path.",
+            "Trees on the path alone; milliseconds a path.",
             evidence_checkpoints.SHIPPED_CHECKPOINT,
             _from_evidence("geometry"),
         ),

@@ -61,7 +61,7 @@ def report(dealt: DealtRows, results: Results) -> dict[str, Any]:
             for name in settings.learners
         },
         "table": learner_table(dealt, barriers_eV, folds),
-        "coverage": {name: coverage(true_eV, *both, folds, usual) for name, both in answers.items()},
+        "coverage": {name: coverage(true_eV, *both, folds, usual, dealt.learned) for name, both in answers.items()},
         "rows_above": _rows_above(dealt, barriers_eV),
         "distinction": _distinction(dealt, barriers_eV, usual),
         "scenarios": _scenarios(dealt, results, barriers_eV, usual) if settings.scenarios else [],
@@ -216,9 +216,12 @@ def _predictions(
     dealt: DealtRows, answers: dict[str, tuple[np.ndarray, np.ndarray]], folds: np.ndarray
 ) -> list[dict[str, Any]]:
     target = to_target(dealt.barrier_eV)
+    sets_width = dealt.learned & (dealt.barrier_eV <= dealt.settings.outlier_eV)
     found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for name, (mean, sigma) in answers.items():
-        scaled = np.stack([calibrated_sigma(target, *each) for each in zip(mean, sigma, folds, strict=True)])
+        scaled = np.stack(
+            [calibrated_sigma(target, *each, sets_width) for each in zip(mean, sigma, folds, strict=True)]
+        )
         found[name] = to_barrier(mean, scaled)
     return [
         {

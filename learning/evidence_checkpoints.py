@@ -13,21 +13,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..transport.errors import WeightsError
-from .band_probes import ProbeSettings
+from .band_probes import PROBE_FORMAT, ProbeSettings
 from .barrier_learners import to_barrier
 from .forest_barriers import EVIDENCE, FittedForests, PathEvidence, evidence_by_probing
 from .interval_calibration import SigmaScale
 from .path_table import GEOMETRY_COLUMNS, PROBE_COLUMNS
-from .prediction import checkpoint_info, file_sha256
-from .table_networks import TableNetworks
-from .tree_ensembles import TreeEnsemble
+from .prediction import file_sha256
+from .tree_blends import TreeBlend
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ..transport.energies import SitePotential
 
-FORMAT = "hopflow barrier models 1"
+FORMAT = "hopflow barrier models 2"
 SHIPPED_CHECKPOINT = Path(__file__).parent / "checkpoints" / "barrier_models.npz"
 """The models that come with the package; their card is ``barrier_models.md`` beside it."""
 
@@ -74,15 +73,13 @@ def save_models(models: BarrierModels, file: Path, facts: dict[str, Any]) -> dic
     described = {
         "format": FORMAT,
         "columns": [list(GEOMETRY_COLUMNS), list(PROBE_COLUMNS)],
-        "kinds": {kind: asdict(models.scales[kind]) for kind in models.fitted.forests},
-        "networks": list(models.fitted.networks),
+        "kinds": {kind: asdict(models.scales[kind]) for kind in models.fitted.blends},
         "probe": asdict(models.probe),
+        "probe_format": PROBE_FORMAT,
     }
     arrays: dict[str, np.ndarray] = {"described": np.array(json.dumps(described))}
-    for kind, forest in models.fitted.forests.items():
-        arrays |= forest.arrays(f"{kind}/forest/")
-    for kind, networks in models.fitted.networks.items():
-        arrays |= networks.arrays(f"{kind}/networks/")
+    for kind, blend in models.fitted.blends.items():
+        arrays |= blend.arrays(f"{kind}/")
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_suffix(f".{os.getpid()}.partial")
     with partial.open("wb") as stream:
@@ -107,12 +104,12 @@ def load_models(file: Path) -> BarrierModels:
         with np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
         described = json.loads(str(arrays["described"]))
-        if (described["format"], described["columns"]) != (FORMAT, [list(GEOMETRY_COLUMNS), list(PROBE_COLUMNS)]):
+        mine = (FORMAT, [list(GEOMETRY_COLUMNS), list(PROBE_COLUMNS)], PROBE_FORMAT)
+        if (described["format"], described["columns"], described["probe_format"]) != mine:
             raise WeightsError(f"The barrier models {file} are of another version; train them anew with this hopflow.")
-        forests = {kind: TreeEnsemble.from_arrays(arrays, f"{kind}/forest/") for kind in described["kinds"]}
-        networks = {kind: TableNetworks.from_arrays(arrays, f"{kind}/networks/") for kind in described["networks"]}
+        blends = {kind: TreeBlend.from_arrays(arrays, f"{kind}/") for kind in described["kinds"]}
         scales = {kind: SigmaScale(**scale) for kind, scale in described["kinds"].items()}
-        return BarrierModels(FittedForests(forests, networks), scales, ProbeSettings(**described["probe"]))
+        return BarrierModels(FittedForests(blends), scales, ProbeSettings(**described["probe"]))
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise WeightsError(f"The barrier models {file} are damaged; restore the file or train anew.") from error
 
@@ -161,9 +158,3 @@ class EvidencePredictor:
     def predict(self, prepared: Sequence[PathEvidence]) -> tuple[np.ndarray, np.ndarray]:
         """Barriers and their sigma in eV, shape (paths,) each."""
         return self.models.predict(prepared)
-
-
-def probe_potential(checkpoint: Path) -> tuple[str, str]:
-    """Name and precision of the potential that a checkpoint's models ask, from its JSON file."""
-    probe = checkpoint_info(checkpoint)["probe"]
-    return probe["potential"], probe["dtype"]

@@ -13,7 +13,7 @@ import numpy as np
 from .barrier_evaluation import BarrierEvaluationSettings, DealtRows, FoldTask, computed_folds
 from .barrier_learners import Progress
 from .barrier_report import gathered, report, table_markdown
-from .ensembles import DATA, without_nan
+from .ensembles import without_nan
 from .evidence_checkpoints import BarrierModels, save_models
 from .forest_barriers import ForestLearner
 from .interval_calibration import SigmaScale, coverage_of_scales, fitted_scale
@@ -38,6 +38,8 @@ class EvidenceTrainingSettings:
         Rows above this are reported apart and do not set the width of intervals.
     seed
         Of folds and models.
+    citation, licence
+        Of the paths, for the model card.
     """
 
     folds: int = 5
@@ -45,6 +47,8 @@ class EvidenceTrainingSettings:
     only_judged: tuple[str, ...] = ()
     outlier_eV: float = 4.0
     seed: int = 0
+    citation: str = "not stated"
+    licence: str = "not stated"
 
     def evaluation(self) -> BarrierEvaluationSettings:
         """The cross-validation."""
@@ -100,7 +104,7 @@ def train_evidence_models(
         [items[i] for i in learned], dealt.barrier_eV[learned], [dealt.hosts[i] for i in learned], settings.seed
     )
     scales, held = {}, {}
-    for kind in fitted.forests:
+    for kind in fitted.blends:
         scales[kind], held[kind] = _calibrated(dealt, results, MODEL_OF_KIND[kind], usual)
     say("drawing hosts for the intervals")
     found = {
@@ -112,13 +116,19 @@ def train_evidence_models(
     probed = sum(item.probe is not None for item in items)
     facts = without_nan(
         {
-            "data": {**DATA, "rows": len(rows), "learned": len(learned), "probed": probed},
+            "data": {
+                "citation": settings.citation,
+                "licence": settings.licence,
+                "rows": len(rows),
+                "learned": len(learned),
+                "probed": probed,
+            },
             "elements_seen": {
-                "ions": sorted({row["migrating_ion"] for row in rows}),
-                "framework": sorted({symbol for row in rows for symbol in row["framework_species"]}),
+                "ions": sorted({rows[i]["migrating_ion"] for i in learned}),
+                "framework": sorted({symbol for i in learned for symbol in rows[i]["framework_species"]}),
             },
             "settings": learner.settings() | {"seed": settings.seed},
-            "metrics": {key: found[key] for key in ("protocol", "hosts", "table", "sigma_coverage", "rows_above")},
+            "metrics": {key: found[key] for key in ("protocol", "hosts", "outlier_eV", "table", "sigma_coverage")},
         }
     )
     info = save_models(models, output / CHECKPOINT, facts)
@@ -134,9 +144,10 @@ def _calibrated(
     """The scale from all held-out answers, and what scales from other folds would have held."""
     mean, spread = gathered(dealt, results, name)
     folds = np.stack([dealt.folds("hosts", repeat) for repeat in range(dealt.settings.repeats)])
-    held = coverage_of_scales(dealt.barrier_eV, mean, spread, folds, usual)
-    true_eV = np.tile(dealt.barrier_eV[usual], len(mean))
-    return fitted_scale(true_eV, mean[:, usual].reshape(-1), spread[:, usual].reshape(-1)), held
+    held = coverage_of_scales(dealt.barrier_eV, mean, spread, folds, usual, dealt.learned)
+    fitted_to = usual & dealt.learned
+    true_eV = np.tile(dealt.barrier_eV[fitted_to], len(mean))
+    return fitted_scale(true_eV, mean[:, fitted_to].reshape(-1), spread[:, fitted_to].reshape(-1)), held
 
 
 def evidence_card(info: dict[str, Any], table: str) -> str:
@@ -146,33 +157,29 @@ def evidence_card(info: dict[str, Any], table: str) -> str:
         f"| {name} | " + " | ".join(f"{share:.1%}" for share in shares.values()) + " |"
         for name, shares in metrics["sigma_coverage"].items()
     ]
-    above = [
-        f"- {row['path_id']}: label {row['true_eV']:.2f} eV; "
-        + ", ".join(f"{name} {value:.2f} eV" for name, value in row["answers_eV"].items())
-        for row in metrics["rows_above"]
-    ]
     return "\n".join(
         [
             "# Barrier models: migration barriers of single hops",
             "",
             f"SHA-256 `{info['sha256']}`. Models `geometry`, `fast` and `fused`:",
-            f"{settings['forest']['trees']} extremely randomised trees and {settings['networks']['networks']} small",
-            "networks each, on columns that treat both",
-            "ends of a path alike. `geometry` knows the path; `fast` also what the potential",
+            f"blends of {settings['trees']['trees']} extremely randomised trees, {settings['trees']['boosted_trees']}",
+            "boosted trees and, but for `geometry`, as many randomised trees on what a line through the potential's",
+            "own estimates leaves; on columns that treat both ends of a path alike. `geometry` knows the path; `fast`",
+            "also what the potential",
             f"`{info['probe']['potential']}` says of it in a probe of {info['probe']['steps']} relaxation steps;",
             "`fused` also a computed NEB barrier (`barrier_mace_relax_eV`). Target: log(barrier + 0.5 eV).",
             "",
             "## Data",
             "",
             f"{data['rows']} paths, {data['learned']} of them learned from, {data['probed']} probed.",
-            f"{data['citation']}.",
+            f"Source: {data['citation']}.",
             f"Licence: {data['licence']}. Migrating ions: {', '.join(info['elements_seen']['ions'])}.",
             f"Framework elements: {', '.join(info['elements_seen']['framework'])}. Others are extrapolated to.",
             "",
             "## Metrics",
             "",
             f"{metrics['protocol']} ({metrics['hosts']} hosts).",
-            "Columns, sizes and the halves of trees and networks were chosen in a few trials on the same rows, so the",
+            "Columns, sizes and the kinds of trees were chosen in a few dozen trials on the same rows, so the",
             "numbers flatter slightly. Models that ship have learned from all folds.",
             "",
             table,
@@ -183,18 +190,15 @@ def evidence_card(info: dict[str, Any], table: str) -> str:
             "| --- | --- | --- | --- |",
             *held,
             "",
-            "Labels above 4 eV:",
-            "",
-            *above,
-            "",
             "## Known failures",
             "",
             "- Paths are taken as they stand in the table: where the published band went round an obstacle that the",
             "  straight line meets, neither images nor probe know the way, and the barrier is a guess by kind.",
             "- Direction is not seen: the forward and reverse barriers of a lopsided path get one number.",
-            "- Charge states, magnetism and the functional of the label (PBE, PBE+U, SCAN, LDA mixed) are not told.",
+            "- Charge states, magnetism and the functional of the labels are not told.",
             "- Barriers of several eV are rare in the data and are underestimated.",
-            "- `fused` learned from barriers of the published MACE-NEB column; another potential's bands differ.",
+            "- `fused` learned from the NEB barriers of the table's column; another potential's bands differ.",
+            "- The potential may have seen relaxations of the same hosts in its own training, though no barrier.",
             "",
         ]
     )

@@ -2,14 +2,14 @@
 
 A model for each amount of evidence, so that a path without the dearer ones still gets an answer: ``geometry`` needs
 nothing but the path, ``probe`` what a potential says of it (:mod:`.band_probes`), ``band`` also the barrier of a
-nudged elastic band. Each model is the mean of extremely randomised trees (Geurts, Ernst and Wehenkel, Mach. Learn. 63,
-3 (2006)) and of small networks (:mod:`.table_networks`); both learn the logarithm of barrier and offset.
+nudged elastic band. Each model is a blend of trees (:mod:`.tree_blends`) that learns the logarithm of barrier and
+offset.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +18,11 @@ import numpy as np
 from ..transport.checkpoints import content_key
 from ..transport.errors import CandidateError
 from ..transport.paths import MigrationPath
-from .band_probes import PROBE_FORMAT, BandProbe, ProbeSettings, probe_path, stored_probe
+from .band_probes import PROBE_FORMAT, BandProbe, ProbeSettings, probe_path, stored_probe, unexpected_failure
 from .barrier_learners import NamedLearner, Progress, to_target
+from .path_rows import plain_barrier_eV
 from .path_table import GEOMETRY_COLUMNS, PROBE_COLUMNS, geometry_columns, probe_columns
-from .table_networks import TableNetworks, TableNetworkSettings, train_networks
-from .tree_ensembles import TreeEnsemble
+from .tree_blends import TreeBlend, TreeBlendSettings, train_blend
 
 if TYPE_CHECKING:
     from ..transport.energies import SitePotential
@@ -35,11 +35,18 @@ EVIDENCE: tuple[str, ...] = ("geometry", "probe", "band")
 BAND_COLUMNS: tuple[str, ...] = ("neb_target", "neb_above_probe", "lower_of_both")
 """What is said of a computed NEB barrier, on the learned scale: itself, less the probe's, and the lower of both."""
 
+ESTIMATES: tuple[str, ...] = ("expected_span_4", "expected_top_4", "relaxed_span_4", "expected_span_2", "static_span")
+"""Columns of a probe that are barriers of sorts, the best one first; bands add their own, and the lower and the higher
+of it and of the best one."""
+
+_HIGHEST_EV = 6.0
+"""Estimates above this say that two atoms met, not how high the barrier is."""
+
 _LEAST_SPREAD = 0.02
 """Trees that all say the same are not certain of it."""
 
 
-_TRAINED: dict[str, tuple[TreeEnsemble, TableNetworks | None]] = {}
+_TRAINED: dict[str, TreeBlend] = {}
 _MOST_KEPT = 48
 """Models that a process remembers: three learners share the folds of a comparison."""
 
@@ -78,29 +85,23 @@ class PathEvidence:
             return self.geometry
         if kind == "probe" or self.neb_eV is None:
             return np.concatenate([self.geometry, self.probe])
-        # the probe's best guess of the barrier, back from its compressed scale
-        guess_eV = 0.5 * float(np.sinh(2.0 * self.probe[PROBE_COLUMNS.index("expected_span_4")]))
-        of_band, of_probe = to_target(np.array([self.neb_eV, guess_eV]))
+        of_band, of_probe = to_target(np.array([self.neb_eV, self._probed_eV("expected_span_4")]))
         return np.concatenate([self.geometry, self.probe, [of_band, of_band - of_probe, min(of_band, of_probe)]])
 
+    def estimates(self, kind: str) -> np.ndarray:
+        """What the potential says of the barrier, on the learned scale, shape (estimates,); none of the geometry."""
+        if kind == "geometry" or self.probe is None:
+            return np.zeros(0)
+        found_eV = [min(self._probed_eV(name), _HIGHEST_EV) for name in ESTIMATES]
+        if kind == "band" and self.neb_eV is not None:
+            neb_eV, probed_eV = min(self.neb_eV, _HIGHEST_EV), found_eV[0]
+            found_eV += [neb_eV, min(neb_eV, probed_eV), max(neb_eV, probed_eV)]
+        return to_target(np.array(found_eV))
 
-@dataclass(frozen=True)
-class ForestSettings:
-    """How the forests grow.
-
-    Attributes
-    ----------
-    trees
-        Trees of each forest.
-    columns
-        Share of the columns that a split may choose from.
-    least_leaf
-        Fewest paths of a leaf.
-    """
-
-    trees: int = 200
-    columns: float = 0.5
-    least_leaf: int = 1
+    def _probed_eV(self, name: str) -> float:
+        """A column of the probe, back from its compressed scale."""
+        assert self.probe is not None
+        return 0.5 * float(np.sinh(2.0 * self.probe[PROBE_COLUMNS.index(name)]))
 
 
 @dataclass(frozen=True)
@@ -109,35 +110,31 @@ class FittedForests:
 
     Attributes
     ----------
-    forests, networks
-        By kind; networks may be missing.
+    blends
+        By kind.
     """
 
-    forests: dict[str, TreeEnsemble]
-    networks: dict[str, TableNetworks] = field(default_factory=dict)
+    blends: dict[str, TreeBlend]
 
     def predict(self, items: Sequence[PathEvidence]) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and spread on the learned scale, shape (items,) each; trees and networks count one half each."""
+        """Mean and spread on the learned scale, shape (items,) each."""
         mean, spread = np.zeros(len(items)), np.zeros(len(items))
         kinds = np.array([self.kind_of(item) for item in items])
-        for kind in self.forests:
+        for kind, blend in self.blends.items():
             places = np.flatnonzero(kinds == kind).tolist()
-            if not places:
-                continue
-            table = np.stack([items[place].table(kind) for place in places])
-            parts = [self.forests[kind].predict_each(table)]
-            if kind in self.networks:
-                parts.append(self.networks[kind].predict_each(table))
-            centres = np.stack([part.mean(axis=0) for part in parts])
-            mean[places] = centres.mean(axis=0)
-            variance = np.mean([part.var(axis=0) for part in parts], axis=0) + centres.var(axis=0)
-            spread[places] = np.sqrt(variance)
+            if places:
+                mean[places], spread[places] = blend.predict(*_tables([items[place] for place in places], kind))
         return mean, np.maximum(spread, _LEAST_SPREAD)
 
     def kind_of(self, item: PathEvidence) -> str:
         """The kind of model that answers for an item."""
         at_most = EVIDENCE.index(item.kind)
-        return next(kind for kind in reversed(EVIDENCE[: at_most + 1]) if kind in self.forests)
+        return next(kind for kind in reversed(EVIDENCE[: at_most + 1]) if kind in self.blends)
+
+
+def _tables(items: Sequence[PathEvidence], kind: str) -> tuple[np.ndarray, np.ndarray]:
+    """Columns and estimates of a kind of model, shape (items, columns) and (items, estimates)."""
+    return np.stack([item.table(kind) for item in items]), np.stack([item.estimates(kind) for item in items])
 
 
 @dataclass(frozen=True)
@@ -148,15 +145,14 @@ class ForestLearner:
     ----------
     evidence
         The most that is looked at, one of :data:`EVIDENCE`.
-    forest, networks
-        How both parts of a model are made; no networks, no second part.
+    trees
+        How the trees grow.
     probe
         How paths are probed. Probes are taken from the folder; :func:`.band_probes.probe_rows` computes them.
     """
 
     evidence: str = "probe"
-    forest: ForestSettings = field(default_factory=ForestSettings)
-    networks: TableNetworkSettings = field(default_factory=TableNetworkSettings)
+    trees: TreeBlendSettings = field(default_factory=TreeBlendSettings)
     probe: ProbeSettings = field(default_factory=ProbeSettings)
 
     @property
@@ -199,38 +195,22 @@ class ForestLearner:
     ) -> FittedForests:
         """Train the models; each learns from the paths that have its evidence."""
         target = to_target(barrier_eV)
-        forests, networks = {}, {}
+        blends = {}
         for kind in EVIDENCE[: EVIDENCE.index(self.evidence) + 1]:
             places = [place for place, item in enumerate(items) if EVIDENCE.index(item.kind) >= EVIDENCE.index(kind)]
             if kind == "geometry" or len(places) >= max(1, len(items) // 2):
-                table = np.stack([items[place].table(kind) for place in places])
-                forests[kind], trained = self._model(table, target[places], seed)
-                if trained is not None:
-                    networks[kind] = trained
-        return FittedForests(forests, networks)
+                tables = _tables([items[place] for place in places], kind)
+                blends[kind] = self._blend(*tables, target[places], seed)
+        return FittedForests(blends)
 
-    def _model(self, table: np.ndarray, target: np.ndarray, seed: int) -> tuple[TreeEnsemble, TableNetworks | None]:
-        """Both parts of one kind; a learner of more evidence takes over what one of less has trained before."""
-        key = content_key(
-            table=table, target=target, seed=seed, forest=asdict(self.forest), networks=asdict(self.networks)
-        )
+    def _blend(self, table: np.ndarray, estimates: np.ndarray, target: np.ndarray, seed: int) -> TreeBlend:
+        """Trees of one kind; a learner of more evidence takes over what one of less has trained before."""
+        key = content_key(table=table, estimates=estimates, target=target, seed=seed, trees=asdict(self.trees))
         if key not in _TRAINED:
             if len(_TRAINED) >= _MOST_KEPT:
                 del _TRAINED[next(iter(_TRAINED))]
-            networks = train_networks(table, target, self.networks, seed) if self.networks.networks else None
-            _TRAINED[key] = self._grown(table, target, seed), networks
+            _TRAINED[key] = train_blend(table, estimates, target, self.trees, seed)
         return _TRAINED[key]
-
-    def _grown(self, table: np.ndarray, target: np.ndarray, seed: int) -> TreeEnsemble:
-        from sklearn.ensemble import ExtraTreesRegressor
-
-        forest = ExtraTreesRegressor(
-            self.forest.trees,
-            max_features=self.forest.columns,
-            min_samples_leaf=self.forest.least_leaf,
-            random_state=seed,
-        )
-        return TreeEnsemble.from_forest(forest.fit(table, target))
 
 
 def evidence_of(row: dict[str, Any], path: MigrationPath, probe: BandProbe | None, evidence: str) -> PathEvidence:
@@ -241,12 +221,10 @@ def evidence_of(row: dict[str, Any], path: MigrationPath, probe: BandProbe | Non
     CandidateError
         The path is none.
     """
-    neb_eV = row.get(NEB_COLUMN) if evidence == "band" else None
-    known = isinstance(neb_eV, int | float) and not isinstance(neb_eV, bool) and 0.0 <= neb_eV < np.inf
     return PathEvidence(
         geometry_columns(path),
         None if probe is None or evidence == "geometry" else probe_columns(probe),
-        float(neb_eV) if known and neb_eV is not None else None,
+        plain_barrier_eV(row.get(NEB_COLUMN)) if evidence == "band" else None,
     )
 
 
@@ -262,12 +240,16 @@ def evidence_by_probing(
     """
     path = MigrationPath.from_row(row)
     known = evidence_of(row, path, None, evidence)
-    if potential is None or evidence == "geometry":
+    if evidence == "geometry":
         return known
+    if potential is None:
+        return replace(known, note=f"Answered by the geometry alone: {settings.potential} is not at hand.")
     try:
         probe = probe_path(path, potential, settings)
     except CandidateError as error:
-        return PathEvidence(known.geometry, None, known.neb_eV, str(error))
+        return replace(known, note=f"Answered by the geometry alone: {error}")
+    except Exception as error:  # noqa: BLE001  the geometry has its answer whatever the potential trips over
+        return replace(known, note=f"Answered by the geometry alone: {unexpected_failure(error)}")
     return PathEvidence(known.geometry, probe_columns(probe), known.neb_eV)
 
 
@@ -281,7 +263,7 @@ def _named(name: str, description: str, evidence: str) -> NamedLearner:
 NAMED_FORESTS: dict[str, NamedLearner] = {
     learner.name: learner
     for learner in (
-        _named("geometry", "Trees and networks on images, surroundings and composition of the path.", "geometry"),
+        _named("geometry", "Trees on images, surroundings and composition of the path.", "geometry"),
         _named("fast", "As geometry, with a potential's answers about the path (shortly relaxed images).", "probe"),
         _named("fused", "As fast, with a computed NEB barrier beside the rest.", "band"),
     )

@@ -24,7 +24,7 @@ METHODS: tuple[str, ...] = ("conformal", "scaled_sigma")
 
 _LEAST_SIGMA = 1e-9
 
-_FLOORS = np.linspace(0.06, 0.5, 23)
+_FLOORS = np.linspace(0.02, 0.5, 25)
 _SLOPES = np.linspace(0.0, 2.5, 26)
 _FACTORS_TRIED = np.exp(np.linspace(-0.8, 0.8, 81))
 
@@ -83,7 +83,12 @@ def fitted_scale(true_eV: np.ndarray, mean: np.ndarray, spread: np.ndarray) -> S
 
 
 def coverage_of_scales(
-    true_eV: np.ndarray, mean: np.ndarray, spread: np.ndarray, folds: np.ndarray, judged: np.ndarray
+    true_eV: np.ndarray,
+    mean: np.ndarray,
+    spread: np.ndarray,
+    folds: np.ndarray,
+    judged: np.ndarray,
+    learned: np.ndarray,
 ) -> dict[str, float]:
     """Share of labels inside central normal intervals in eV whose scale was fitted to the other folds.
 
@@ -94,14 +99,16 @@ def coverage_of_scales(
     mean, spread, folds
         Shape (repeats, rows), as for :func:`coverage`.
     judged
-        Rows that are counted and fitted to, boolean, shape (rows,).
+        Rows that are counted, boolean, shape (rows,).
+    learned
+        Rows whose labels may be looked at, boolean, shape (rows,); scales are fitted to those that are judged, too.
     """
     from scipy.stats import norm
 
     off = []
     for own_mean, own_spread, fold in zip(mean, spread, folds, strict=True):
         for own in np.unique(fold):
-            others, inside = (fold != own) & judged, (fold == own) & judged
+            others, inside = (fold != own) & judged & learned, (fold == own) & judged
             scale = fitted_scale(true_eV[others], own_mean[others], own_spread[others])
             barrier_eV, sigma_eV = to_barrier(own_mean[inside], scale.sigma(own_spread[inside]))
             off.append(np.abs(true_eV[inside] - barrier_eV) / np.maximum(sigma_eV, _LEAST_SIGMA))
@@ -130,7 +137,13 @@ _FACTORS = {"conformal": conformal_factor, "scaled_sigma": normal_factor}
 
 
 def half_widths(
-    true: np.ndarray, mean: np.ndarray, sigma: np.ndarray, fold: np.ndarray, level: float, method: str
+    true: np.ndarray,
+    mean: np.ndarray,
+    sigma: np.ndarray,
+    fold: np.ndarray,
+    level: float,
+    method: str,
+    sets_width: np.ndarray | None = None,
 ) -> np.ndarray:
     """Half-width of each row's interval, by the residuals of all folds but its own.
 
@@ -144,6 +157,8 @@ def half_widths(
         Share to be held.
     method
         One of ``METHODS``.
+    sets_width
+        Rows whose residuals count, boolean, shape (rows,); all without it.
 
     Returns
     -------
@@ -152,23 +167,34 @@ def half_widths(
     """
     widths = np.zeros(len(true))
     for own in np.unique(fold):
-        others = fold != own
+        others, inside = _others(fold, own, sets_width), fold == own
         factor = _FACTORS[method](true[others], mean[others], sigma[others], level)
-        widths[~others] = factor * sigma[~others]
+        widths[inside] = factor * sigma[inside]
     return widths
 
 
-def calibrated_sigma(true: np.ndarray, mean: np.ndarray, sigma: np.ndarray, fold: np.ndarray) -> np.ndarray:
-    """Sigma of each row, scaled by the residuals of all folds but its own; shapes as for :func:`half_widths`."""
+def _others(fold: np.ndarray, own: int, sets_width: np.ndarray | None) -> np.ndarray:
+    return fold != own if sets_width is None else (fold != own) & sets_width
+
+
+def calibrated_sigma(
+    true: np.ndarray, mean: np.ndarray, sigma: np.ndarray, fold: np.ndarray, sets_width: np.ndarray | None = None
+) -> np.ndarray:
+    """Sigma of each row, scaled by the residuals of all folds but its own; takes what :func:`half_widths` takes."""
     scaled = np.zeros(len(true))
     for own in np.unique(fold):
-        others = fold != own
-        scaled[~others] = sigma_scale(true[others], mean[others], sigma[others]) * sigma[~others]
+        others, inside = _others(fold, own, sets_width), fold == own
+        scaled[inside] = sigma_scale(true[others], mean[others], sigma[others]) * sigma[inside]
     return scaled
 
 
 def coverage(
-    true_eV: np.ndarray, mean: np.ndarray, sigma: np.ndarray, folds: np.ndarray, judged: np.ndarray
+    true_eV: np.ndarray,
+    mean: np.ndarray,
+    sigma: np.ndarray,
+    folds: np.ndarray,
+    judged: np.ndarray,
+    learned: np.ndarray,
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Share of labels inside their intervals, by every method, and how wide those are.
 
@@ -181,7 +207,9 @@ def coverage(
     folds
         The fold that each row was held out in, shape (repeats, rows).
     judged
-        Rows that are counted, boolean, shape (rows,); all rows set widths.
+        Rows that are counted, boolean, shape (rows,).
+    learned
+        Rows whose labels may be looked at, boolean, shape (rows,); those that are judged, too, set the widths.
 
     Returns
     -------
@@ -192,19 +220,22 @@ def coverage(
     from scipy.stats import norm
 
     target = to_target(true_eV)
+    sets_width = judged & learned
     found: dict[str, dict[str, dict[str, float]]] = {}
     for method in METHODS:
         held: dict[str, dict[str, float]] = {"log": {}, "eV": {}, "width_eV": {}}
         for level in LEVELS:
             seen: dict[str, list[np.ndarray]] = {name: [] for name in held}
             for own_mean, own_sigma, fold in zip(mean, sigma, folds, strict=True):
-                width = half_widths(target, own_mean, own_sigma, fold, level, method)
-                barrier_eV, sigma_eV = to_barrier(own_mean, calibrated_sigma(target, own_mean, own_sigma, fold))
+                width = half_widths(target, own_mean, own_sigma, fold, level, method, sets_width)
+                barrier_eV, sigma_eV = to_barrier(
+                    own_mean, calibrated_sigma(target, own_mean, own_sigma, fold, sets_width)
+                )
                 if method == "scaled_sigma":
                     # sigma_eV follows from the scaled sigma and is not scaled a second time
                     width_eV = sigma_eV * float(norm.ppf(0.5 + level / 2.0))
                 else:
-                    width_eV = half_widths(true_eV, barrier_eV, sigma_eV, fold, level, method)
+                    width_eV = half_widths(true_eV, barrier_eV, sigma_eV, fold, level, method, sets_width)
                 seen["log"].append((np.abs(target - own_mean) <= width)[judged])
                 seen["eV"].append((np.abs(true_eV - barrier_eV) <= width_eV)[judged])
                 ends_eV = interval_eV(own_mean, width)

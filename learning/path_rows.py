@@ -16,6 +16,8 @@ from ..transport.paths import MigrationPath
 from .path_graphs import GraphSettings, build_path_graph
 
 _GZIP = b"\x1f\x8b"
+_LARGEST_EV = 1e6
+"""No barrier, but a slip: such a number would spoil sums, and a longer one is no float at all."""
 _READING_ERRORS = (OSError, EOFError, zlib.error)
 
 
@@ -111,8 +113,15 @@ def _labelled(entry: PathRow) -> dict[str, Any]:
 def _barrier(value: Any, key: str, path_id: str | int) -> float | None:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+    if (barrier_eV := plain_barrier_eV(value)) is None:
         raise StructureError(f"The path {path_id} has a {key} that is no barrier in eV ({value!r:.40}).")
+    return barrier_eV
+
+
+def plain_barrier_eV(value: Any) -> float | None:
+    """A finite number not below zero as a float; None for whatever else stands in a row."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _LARGEST_EV:
+        return None
     return float(value)
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-    from sklearn.ensemble import ExtraTreesRegressor, RandomForestRegressor
+    from sklearn.ensemble import ExtraTreesRegressor, GradientBoostingRegressor, RandomForestRegressor
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,19 @@ class TreeEnsemble:
 
     @classmethod
     def from_forest(cls, forest: ExtraTreesRegressor | RandomForestRegressor) -> TreeEnsemble:
-        """The trees of a fitted forest."""
-        trees = [estimator.tree_ for estimator in forest.estimators_]
+        """The trees of a fitted forest, whose answer is their mean."""
+        return cls._from_trees([estimator.tree_ for estimator in forest.estimators_])
+
+    @classmethod
+    def from_boosting(cls, model: GradientBoostingRegressor) -> TreeEnsemble:
+        """The trees of a boosted model of constant beginning, scaled so that its answer is their mean, too."""
+        found = cls._from_trees([tree.tree_ for (tree,) in model.estimators_])
+        first = float(np.ravel(model.init_.constant_)[0])
+        steps = model.learning_rate * len(model.estimators_)
+        return replace(found, value=(first + steps * found.value.astype(float)).astype(np.float32))
+
+    @classmethod
+    def _from_trees(cls, trees: Sequence[Any]) -> TreeEnsemble:
         roots = np.concatenate([[0], np.cumsum([tree.node_count for tree in trees])[:-1]])
 
         def moved(name: str) -> np.ndarray:

@@ -181,6 +181,7 @@ class HopBarrierDocument(BarrierDocument):
         description="The hop whose barrier is the barrier in one, two and three directions; None where no path leads.",
     )
     model: str | None = Field(None, description="Name of the model that predicted the hops.")
+    potential: str | None = Field(None, description="Registry name of the potential that the model asked.")
     hops: list[HopRecord]
     hop_cutoff_A: float
 

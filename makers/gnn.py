@@ -17,8 +17,6 @@ from .stage import StageMaker, finite_or_none
 if TYPE_CHECKING:
     from pymatgen.core import Structure
 
-    from ..learning.barrier_models import BarrierModel
-    from ..transport.energies import SitePotential
     from ..transport.hops import HopNetwork
     from ..transport.paths import MigrationPath
 
@@ -67,11 +65,14 @@ class HopBarrierMaker(StageMaker):
                 f"({settings.max_hops}); symmetrize the structure or raise max_hops.",
                 Reason.TOO_MANY_HOPS,
             )
-        barriers, sigmas = predict_hop_barriers(network, settings.min_length_A, settings.model)
+        predicted = predict_hop_barriers(network, settings.min_length_A, settings.model)
+        barriers, sigmas = predicted.barriers_eV, predicted.sigmas_eV
         found = material_barriers(network, barriers, sigmas, settings.common_error_share)
         fields: dict[str, Any] = {
             "method": f"barriers of vacancy hops by the model {settings.model!r}, percolated over the graph of hops",
             "model": settings.model,
+            "potential": predicted.potential,
+            "warnings": [f"{network.hops[hop].hop_id}: {note}" for hop, note in predicted.notes.items()],
             "dimension": network.dimension,
             "hop_cutoff_A": network.cutoff_A,
             "limiting_hop_ids": [None if hop is None else network.hops[hop].hop_id for hop in found.limiting_hops],
@@ -94,9 +95,27 @@ class HopBarrierMaker(StageMaker):
         return fields
 
 
-def predict_hop_barriers(
-    network: HopNetwork, min_length_A: float, model: str = "fast"
-) -> tuple[np.ndarray, np.ndarray]:
+@dataclass(frozen=True)
+class PredictedHops:
+    """What a model says of the hops of a crystal.
+
+    Attributes
+    ----------
+    barriers_eV, sigmas_eV
+        Barrier of each hop and its standard deviation, shape (hops,).
+    notes
+        By hop: why its answer rests on less than the model wants.
+    potential
+        Registry name of the potential that the model asked, or None.
+    """
+
+    barriers_eV: np.ndarray
+    sigmas_eV: np.ndarray
+    notes: dict[int, str]
+    potential: str | None
+
+
+def predict_hop_barriers(network: HopNetwork, min_length_A: float, model: str = "fast") -> PredictedHops:
     """Predict the barrier of every unique hop of a crystal.
 
     Parameters
@@ -110,21 +129,23 @@ def predict_hop_barriers(
 
     Returns
     -------
-    tuple of numpy.ndarray
-        Barriers and their standard deviations in eV, shape (hops,) each.
+    PredictedHops
 
     Raises
     ------
     CandidateError
         The model has no barrier for a hop; the message names it.
     WeightsError
-        The model's checkpoint is missing, damaged or of another format.
+        The model's checkpoint is missing, damaged or of another format, or the weights of the potential that it asks
+        are not to be had.
     """
     from ..learning.barrier_models import barrier_model
     from ..transport.hops import hop_path
+    from .probing import potential_of_model
 
     chosen = barrier_model(model)
-    predictor = chosen.load(chosen.checkpoint, _potential_of(chosen))
+    potential = potential_of_model(chosen)
+    predictor = chosen.load(chosen.checkpoint, potential)
     prepared = []
     for hop in network.hops:
         row = path_row(hop_path(network, hop, images=5, min_length_A=min_length_A))
@@ -141,18 +162,8 @@ def predict_hop_barriers(
                 f"The model {model!r} has no finite barrier for the hop {hop.hop_id}; look at the structure.",
                 Reason.NON_FINITE_ENERGY,
             )
-    return barriers, sigmas
-
-
-def _potential_of(model: BarrierModel) -> SitePotential | None:
-    """The potential that a model asks, or None."""
-    from ..learning.evidence_checkpoints import probe_potential
-    from ..potentials.registry import load_potential
-
-    if not model.asks_potential:
-        return None
-    name, dtype = probe_potential(model.checkpoint)
-    return load_potential(name, dtype=dtype)  # type: ignore[arg-type, return-value]
+    notes = {number: note for number, item in enumerate(prepared) if (note := getattr(item, "note", None))}
+    return PredictedHops(barriers, sigmas, notes, None if potential is None else potential.name)
 
 
 def path_row(path: MigrationPath) -> dict[str, Any]:

@@ -56,7 +56,7 @@ class BandMaker(StageMaker):
 
         settings = self.settings
         network = enumerate_hops(structure, self.ion)
-        prior_barriers, _ = predict_hop_barriers(network, settings.min_length_A, "geometry")
+        prior_barriers = predict_hop_barriers(network, settings.min_length_A, "geometry").barriers_eV
         needed = limiting_hops(network, prior_barriers.tolist())
         potential = load_potential(settings.potential, dtype=settings.dtype)
         band_settings = BandSettings(

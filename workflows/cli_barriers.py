@@ -230,13 +230,14 @@ def _complain_of(left_out: Sequence[dict[str, str]]) -> None:
 def _potential_of(model: BarrierModel) -> SitePotential | None:
     """The potential that a model asks; where its weights are not to be had, none, and a word about it."""
     from ..learning.evidence_checkpoints import load_models
+    from ..makers.probing import potential_of_model
     from ..transport.errors import WeightsError
-    from .path_probing import probe_potential
 
-    if not model.asks_potential:
-        return None
+    if model.asks_potential:
+        # a checkpoint that is missing or damaged has no answer at all, and says so itself
+        load_models(model.checkpoint)
     try:
-        return probe_potential(load_models(model.checkpoint).probe)
+        return potential_of_model(model)
     except WeightsError as error:
         console.complain(f"{error} The model {model.name} answers from the geometry of the paths alone.")
         return None
@@ -250,11 +251,11 @@ def _answer_table(answers: Sequence[BarrierAnswer]) -> Table:
     table.add_column("path", overflow="fold")
     table.add_column("barrier, eV", justify="right", no_wrap=True)
     table.add_column("± eV", justify="right", no_wrap=True)
-    if any(answer.error for answer in answers):
-        table.add_column("why there is none", overflow="fold")
+    if any(answer.error or answer.note for answer in answers):
+        table.add_column("note", overflow="fold")
     for answer in answers:
         numbers = ["-" if value is None else f"{value:.3f}" for value in (answer.barrier_eV, answer.sigma_eV)]
-        notes = [Text(answer.error or "")] if len(table.columns) > 3 else []
+        notes = [Text(answer.error or answer.note or "")] if len(table.columns) > 3 else []
         table.add_row(Text(str(answer.path_id)), *numbers, *notes)
     return table
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from .spec import SpecificationError, read_model
 
@@ -142,12 +142,22 @@ class BarrierTraining(BarrierConfig):
     model: Literal["fast", "path-network"] = Field(
         "fast",
         description=(
-            "`fast` trains `geometry`, `fast` and `fused` together and uses none of the keys of networks; "
-            "`path-network` trains the network."
+            "`fast` trains `geometry`, `fast` and `fused` together; `path-network` trains the network. Keys that only "
+            "the other one uses are refused."
         ),
     )
     repeats: int = Field(3, ge=1, description="Cross-validations of `fast`, each with other folds.")
     only_judged: list[str] = Field([], description="Names of paths that `fast` is judged by and never learns from.")
+    citation: str = Field("not stated", description="Source of the paths, for the model card of `fast`.")
+    licence: str = Field("not stated", description="Licence of the paths, for the model card of `fast`.")
+
+    @model_validator(mode="after")
+    def _only_keys_of_the_model(self) -> BarrierTraining:
+        of_networks = set(BarrierConfig.model_fields) - set(PathTableConfig.model_fields) - {"seed", "outlier_eV"}
+        of_fast = {"repeats", "only_judged", "citation", "licence"}
+        if unused := sorted(self.model_fields_set & (of_networks if self.model == "fast" else of_fast)):
+            raise ValueError(f"the model {self.model} does not use {', '.join(unused)}; leave that out")
+        return self
 
     def evidence(self) -> EvidenceTrainingSettings:
         """What :func:`..learning.evidence_training.train_evidence_models` takes."""
@@ -159,6 +169,8 @@ class BarrierTraining(BarrierConfig):
             only_judged=tuple(self.only_judged),
             outlier_eV=self.outlier_eV,
             seed=self.seed,
+            citation=self.citation,
+            licence=self.licence,
         )
 
 

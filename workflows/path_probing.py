@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,25 +12,6 @@ if TYPE_CHECKING:
     from ..transport.energies import SitePotential
 
 _ROWS_A_TASK = 4
-
-
-def probe_potential(settings: ProbeSettings) -> SitePotential:
-    """The potential that probes ask.
-
-    Raises
-    ------
-    WeightsError
-        Its weights are not to be had.
-    HopflowError
-        The potential tells nothing of single atoms.
-    """
-    from ..potentials.registry import load_potential
-    from ..transport.errors import HopflowError
-
-    potential = load_potential(settings.potential, dtype=settings.dtype)  # type: ignore[arg-type]
-    if not hasattr(potential, "evaluate_sites"):
-        raise HopflowError(f"{settings.potential} tells nothing of single atoms; probes need a MACE potential.")
-    return potential  # type: ignore[return-value]
 
 
 def probe_table(
@@ -61,6 +41,8 @@ def probe_table(
     Of each row that could not be probed its ``path_id``, ``reason`` and ``error``.
     """
     from ..learning.band_probes import probe_rows, stored_probe
+    from ..learning.worker_pools import worker_pool
+    from ..makers.probing import probing_potential
     from ..transport.errors import CandidateError
     from ..transport.paths import MigrationPath
 
@@ -78,13 +60,12 @@ def probe_table(
     if not missing:
         return []
     if workers == 1:
-        return probe_rows(missing, probe_potential(settings), settings, folder, say)
+        return probe_rows(missing, probing_potential(settings), settings, folder, say)
     failed, done = [], 0
     parts = [missing[start : start + _ROWS_A_TASK] for start in range(0, len(missing), _ROWS_A_TASK)]
     # the weights are fetched here, so that the processes need not wait for one another
-    probe_potential(settings)
-    fresh = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=fresh, initializer=_start, initargs=(settings, folder)) as pool:
+    probing_potential(settings)
+    with worker_pool(workers, _start, (settings, folder)) as pool:
         waiting = {pool.submit(_probe_part, part): len(part) for part in parts}
         for future in as_completed(waiting):
             failed += future.result()
@@ -98,10 +79,9 @@ _WORK: list[tuple[SitePotential, ProbeSettings, Path]] = []
 
 def _start(settings: ProbeSettings, folder: Path) -> None:
     """What a process needs for all of its paths."""
-    from ..potentials.runtime import limit_threads
+    from ..makers.probing import probing_potential
 
-    limit_threads(1)
-    _WORK[:] = [(probe_potential(settings), settings, folder)]
+    _WORK[:] = [(probing_potential(settings), settings, folder)]
 
 
 def _probe_part(rows: Sequence[dict[str, Any]]) -> list[dict[str, str]]:

@@ -15,7 +15,7 @@ from .report_data import ReportData, StageReport
 TITLES = {
     "intake": "intake",
     "bvse": "bvse: bond-valence site energy",
-    "gnn": "gnn: graph network on hops",
+    "gnn": "gnn: barriers of hops as a model predicts them",
     "pes": "pes: landscape of a single ion",
     "neb": "neb: nudged elastic bands",
     "dft": "dft: hand-off to DFT-NEB",
@@ -29,7 +29,7 @@ CAVEATS = {
         "barrier in the sense of an experiment."
     ),
     "gnn": (
-        "A gnn barrier is what a graph network, trained on published DFT-NEB barriers, expects for vacancy hops "
+        "A gnn barrier is what a model, trained on published DFT-NEB barriers, expects for vacancy hops "
         "between the mobile ion's own sites along straight lines. Interstitial and concerted mechanisms, and sites "
         "that are empty in the given structure, are not seen. ± is one standard deviation, from the errors of all "
         "hops as calibrated on held-out data; for chemistry unlike the training set's the error can be larger than "

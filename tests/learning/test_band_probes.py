@@ -12,6 +12,7 @@ import pytest
 from ase import Atoms
 from ase.build import bulk
 from hopflow.learning.band_probes import IMAGES, BandProbe, ProbeSettings, probe_path, probe_rows, stored_probe
+from hopflow.learning.forest_barriers import evidence_by_probing
 from hopflow.learning.path_graphs import images_around_framework
 from hopflow.learning.path_table import PROBE_COLUMNS, probe_columns
 from hopflow.transport.energies import SiteEvaluation, SitePotential
@@ -312,6 +313,35 @@ def test_a_row_that_cannot_be_probed_costs_no_neighbour(tmp_path: Path) -> None:
     asked = len(potential.asked)
     assert probe_rows(rows, potential, ProbeSettings(), tmp_path) == failed
     assert len(potential.asked) == asked
+
+
+class Tripping(PairPotential):
+    """Stumbles over bromine in a way that nobody has foreseen."""
+
+    def evaluate_sites(self, image: Atoms, forces: bool = True) -> SiteEvaluation:
+        if "Br" in image.get_chemical_symbols():
+            raise ZeroDivisionError("division by\nzero")
+        return super().evaluate_sites(image, forces)
+
+
+def test_what_nobody_has_foreseen_costs_its_own_row_alone(tmp_path: Path) -> None:
+    rows = [hop_row((2, 1, 1), 0.05, f"row_{number}") for number in range(3)]
+    rows[1]["framework_species"] = ["Br" if each == "Cl" else each for each in rows[1]["framework_species"]]
+    failed = probe_rows(rows, Tripping(), ProbeSettings(), tmp_path)
+    sentence = "The probe of the path failed unexpectedly (ZeroDivisionError: division by zero)."
+    assert failed == [{"path_id": "row_1", "reason": "unexpected_error", "error": sentence}]
+    assert stored_probe(MigrationPath.from_row(rows[2]), ProbeSettings(), tmp_path) is not None
+    item = evidence_by_probing(rows[1], Tripping(), ProbeSettings(), "probe")
+    assert (item.kind, item.note) == ("geometry", f"Answered by the geometry alone: {sentence}")
+
+
+def test_a_path_that_turns_back_on_itself_is_probed() -> None:
+    path = hop()
+    there = path.path_frac_coords
+    back = replace(path, path_frac_coords=np.concatenate([there[:3], there[1::-1]]))
+    probe = probe_path(back, PairPotential(), ProbeSettings())
+    assert probe.symmetric
+    assert np.isfinite(probe_columns(probe)).all()
 
 
 @pytest.fixture(scope="module")

@@ -128,7 +128,7 @@ def test_conformal_intervals_cover_whatever_the_tails(tails):
     target = mean + sigma * noise
     true_eV = to_barrier(target, np.zeros_like(target))[0][0]
     folds = np.tile(np.arange(rows) % 5, (repeats, 1))
-    found = coverage(true_eV, mean, 3.0 * sigma, folds, np.ones(rows, dtype=bool))
+    found = coverage(true_eV, mean, 3.0 * sigma, folds, *[np.ones(rows, dtype=bool)] * 2)
     for scale in ("log", "eV"):
         for level, share in found["conformal"][scale].items():
             assert share == pytest.approx(float(level), abs=0.02)

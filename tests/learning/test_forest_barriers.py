@@ -21,12 +21,11 @@ from hopflow.learning.forest_barriers import (
     NAMED_FORESTS,
     NEB_COLUMN,
     ForestLearner,
-    ForestSettings,
     PathEvidence,
     evidence_by_probing,
 )
 from hopflow.learning.path_table import GEOMETRY_COLUMNS, PROBE_COLUMNS, compressed, geometry_columns
-from hopflow.learning.table_networks import TableNetworkSettings
+from hopflow.learning.tree_blends import TreeBlend, TreeBlendSettings, train_blend
 from hopflow.learning.tree_ensembles import TreeEnsemble
 from hopflow.transport.energies import SiteEvaluation
 from hopflow.transport.errors import CandidateError, Reason
@@ -34,12 +33,11 @@ from hopflow.transport.paths import MigrationPath
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
-from sklearn.ensemble import ExtraTreesRegressor, RandomForestRegressor
+from sklearn.ensemble import ExtraTreesRegressor, GradientBoostingRegressor, RandomForestRegressor
 
 PROBING = ProbeSettings(steps=1)
 BARRIERS_EV = np.array([0.21, 0.34, 0.5, 0.77, 0.43, 0.62, 0.9, 1.3, 0.28, 1.9])
-SMALL = ForestSettings(trees=12)
-TREES_ALONE = TableNetworkSettings(networks=0)
+SMALL = TreeBlendSettings(trees=12, boosted_trees=0)
 
 
 class Repulsion:
@@ -82,7 +80,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def learner(evidence: str) -> ForestLearner:
-    return ForestLearner(evidence, SMALL, TREES_ALONE, PROBING)
+    return ForestLearner(evidence, SMALL, PROBING)
 
 
 def same(first: Any, second: Any) -> bool:
@@ -184,7 +182,7 @@ def test_geometry_alone() -> None:
     assert [item.kind for item in items] == ["geometry"] * 10
     assert forests.extra_columns == ()
     fitted = forests.fit(items, BARRIERS_EV, range(10), 3)
-    assert set(fitted.forests) == {"geometry"}
+    assert set(fitted.blends) == {"geometry"}
     mean, sigma = fitted.predict(items)
     # every tree has seen every path and splits down to single ones
     np.testing.assert_allclose(mean, to_target(BARRIERS_EV), atol=1e-5)
@@ -201,24 +199,69 @@ def test_geometry_alone() -> None:
     np.testing.assert_array_equal(half.predict(items[7:8])[0], mean[7:8])
 
 
-def test_trees_and_networks_count_one_half_each() -> None:
-    rows = rows_with_neb()
-    networks = TableNetworkSettings(networks=3, hidden=4, epochs=4, batch_size=4)
-    both = ForestLearner("geometry", SMALL, networks, PROBING)
-    items = both.prepare(rows)
-    fitted = both.fit(items[:6], BARRIERS_EV[:6], range(6), 5)
-    alone = learner("geometry").fit(items[:6], BARRIERS_EV[:6], range(6), 5)
-    table = np.stack([item.geometry for item in items])
-    trees, nets = fitted.forests["geometry"].predict_each(table), fitted.networks["geometry"].predict_each(table)
-    assert nets.shape == (3, 10)
-    mean, sigma = fitted.predict(items)
-    np.testing.assert_allclose(alone.predict(items)[0], trees.mean(axis=0))
-    np.testing.assert_allclose(mean, 0.5 * (trees.mean(axis=0) + nets.mean(axis=0)))
-    # as that of all answers together, were there as many networks as trees
-    mixture = np.concatenate([np.repeat(trees, 3, axis=0), np.repeat(nets, 12, axis=0)])
-    np.testing.assert_allclose(sigma, np.maximum(mixture.std(axis=0), 0.02))
-    # what was trained once in a process is the same when it is asked for again
-    assert same(both.fit(items[:6], BARRIERS_EV[:6], range(6), 5).predict(items), (mean, sigma))
+@settings(max_examples=8, deadline=None)
+@given(seed=st.integers(0, 10_000), depth=st.integers(1, 4), trees=st.integers(1, 30))
+def test_boosted_trees_answer_as_in_scikit_learn(seed: int, depth: int, trees: int) -> None:
+    generator = np.random.default_rng(seed)
+    table = generator.normal(size=(50, 4))
+    goal = table @ generator.normal(size=4) + generator.normal(size=50)
+    model = GradientBoostingRegressor(
+        loss="huber", n_estimators=trees, max_depth=depth, subsample=0.7, random_state=seed
+    )
+    model.fit(table, goal)
+    others = generator.normal(size=(30, 4)).astype(np.float32)
+    found = TreeEnsemble.from_boosting(model).predict_each(others)
+    assert found.shape == (trees, 30)
+    np.testing.assert_allclose(found.mean(axis=0), model.predict(others), rtol=1e-5, atol=1e-5 * np.abs(goal).max())
+
+
+def made_up(rows: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Columns, one estimate and a target that is the estimate with a correction that the first column tells."""
+    generator = np.random.default_rng(seed)
+    table = generator.normal(size=(rows, 3))
+    estimates = generator.uniform(0.0, 1.0, (rows, 1))
+    return table, estimates, estimates[:, 0] + np.where(table[:, 0] > 0, 0.2, -0.2)
+
+
+def test_each_kind_of_trees_counts_alike() -> None:
+    table, estimates, target = made_up(60, 0)
+    blend = train_blend(table, estimates, target, TreeBlendSettings(trees=10, boosted_trees=15), 3)
+    assert blend.boosted is not None
+    assert blend.line is not None
+    assert blend.rest is not None
+    others, begun_from, _ = made_up(8, 1)
+    first = blend.forest.predict_each(others)
+    second = blend.boosted.predict_each(others).mean(axis=0)
+    begun = blend.line(begun_from)
+    third = begun + blend.rest.predict_each(np.column_stack([others, begun]))
+    mean, spread = blend.predict(others, begun_from)
+    np.testing.assert_allclose(mean, (first.mean(axis=0) + second + third.mean(axis=0)) / 3)
+    centres = np.stack([first.mean(axis=0), second, third.mean(axis=0)])
+    np.testing.assert_allclose(spread**2, 0.5 * (first.var(axis=0) + third.var(axis=0)) + centres.var(axis=0))
+    # without estimates there is no line
+    bare = train_blend(table, np.zeros((60, 0)), target, TreeBlendSettings(trees=10, boosted_trees=0), 3)
+    assert bare.line is None
+    np.testing.assert_allclose(bare.predict(others, np.zeros((8, 0)))[0], bare.forest.predict_each(others).mean(axis=0))
+
+
+def test_the_line_goes_on_where_trees_stop() -> None:
+    table, estimates, target = made_up(300, 2)
+    blend = train_blend(table, estimates, target, TreeBlendSettings(trees=30, boosted_trees=0, line_penalty=0.0), 0)
+    far = np.full((1, 1), 3.0)
+    row = np.array([[1.0, 0.0, 0.0]])
+    assert blend.forest.predict_each(np.column_stack([row])).mean() < 1.5
+    # half of the answer follows the estimate beyond everything that was learned from
+    assert blend.predict(row, far)[0] - blend.predict(row, far - 1.0)[0] == pytest.approx(0.5, abs=0.05)
+
+
+def test_a_blend_comes_back_from_a_file(tmp_path: Path) -> None:
+    table, estimates, target = made_up(40, 4)
+    for some in (estimates, np.zeros((40, 0))):
+        blend = train_blend(table, some, target, TreeBlendSettings(trees=4, boosted_trees=5 * some.shape[1]), 0)
+        np.savez(tmp_path / "blend.npz", **blend.arrays("probe/"))  # type: ignore[arg-type]
+        with np.load(tmp_path / "blend.npz", allow_pickle=False) as kept:
+            again = TreeBlend.from_arrays(kept, "probe/")
+        assert same(again.predict(table, some), blend.predict(table, some))
 
 
 def test_a_path_without_probe_is_answered_from_its_geometry(folder: Path) -> None:
@@ -228,16 +271,17 @@ def test_a_path_without_probe_is_answered_from_its_geometry(folder: Path) -> Non
     assert {item.kind for item in forests.prepare(rows)} == {"geometry"}
     seen = [0, 1, 2, 3, 4, 8]
     fitted = forests.fit([items[place] for place in seen], BARRIERS_EV[seen], seen, 0)
-    assert set(fitted.forests) == {"geometry", "probe"}
+    assert set(fitted.blends) == {"geometry", "probe"}
     mean, sigma = fitted.predict(items)
-    geometry = fitted.forests["geometry"].predict_each(np.stack([items[8].geometry, items[9].geometry]))
-    np.testing.assert_array_equal(mean[8:], geometry.mean(axis=0))
-    np.testing.assert_array_equal(sigma[8:], np.maximum(geometry.std(axis=0), 0.02))
+    geometry = fitted.blends["geometry"].forest.predict_each(np.stack([items[8].geometry, items[9].geometry]))
+    np.testing.assert_allclose(mean[8:], geometry.mean(axis=0))
+    np.testing.assert_allclose(sigma[8:], np.maximum(geometry.std(axis=0), 0.02))
     both = np.concatenate([items[5].geometry, np.asarray(items[5].probe)])
     assert len(both) == len(GEOMETRY_COLUMNS) + len(PROBE_COLUMNS)
-    assert mean[5] == fitted.forests["probe"].predict_each(both[None]).mean()
+    again = fitted.blends["probe"].predict(both[None], items[5].estimates("probe")[None])[0][0]
+    assert mean[5] == pytest.approx(again, abs=1e-12)
     # a probed path is not taken for one that is not
-    assert mean[5] != fitted.forests["geometry"].predict_each(items[5].geometry[None]).mean()
+    assert mean[5] != fitted.blends["geometry"].predict(items[5].geometry[None], np.zeros((1, 0)))[0][0]
 
 
 def test_a_forest_grows_only_where_half_of_the_paths_have_its_evidence(folder: Path) -> None:
@@ -248,13 +292,13 @@ def test_a_forest_grows_only_where_half_of_the_paths_have_its_evidence(folder: P
     items = fused.prepare(rows, folder)
     assert [item.kind for item in items] == ["band"] * 4 + ["probe"] * 4 + ["geometry"] * 2
     fitted = fused.fit(items, BARRIERS_EV, range(10), 0)
-    assert set(fitted.forests) == {"geometry", "probe"}
+    assert set(fitted.blends) == {"geometry", "probe"}
     assert [fitted.kind_of(item) for item in items] == ["probe"] * 8 + ["geometry"] * 2
     few = fused.fit(items[:5], BARRIERS_EV[:5], range(5), 0)
-    assert set(few.forests) == set(EVIDENCE)
+    assert set(few.blends) == set(EVIDENCE)
     assert [few.kind_of(item) for item in items] == [item.kind for item in items]
     one = fused.fit(items[9:], BARRIERS_EV[9:], [0], 0)
-    assert set(one.forests) == {"geometry"}
+    assert set(one.blends) == {"geometry"}
     assert one.predict(items)[0] == pytest.approx(to_target(BARRIERS_EV[9:])[0], abs=1e-6)
 
 
@@ -263,8 +307,8 @@ def test_fast_never_reads_the_neb_barrier_and_fused_does(folder: Path) -> None:
     bare = [{name: value for name, value in row.items() if name != NEB_COLUMN} for row in rows]
     wrong = [{**row, NEB_COLUMN: 3.0} for row in rows]
     # every column is looked at for a split, so the one that tells the barrier is found
-    grown = ForestSettings(trees=30, columns=1.0)
-    fast, fused = (replace(learner(evidence), forest=grown) for evidence in ("probe", "band"))
+    grown = TreeBlendSettings(trees=30, columns=1.0, boosted_trees=0)
+    fast, fused = (replace(learner(evidence), trees=grown) for evidence in ("probe", "band"))
     assert fast.extra_columns == ()
     assert fused.extra_columns == (NEB_COLUMN,)
 
@@ -277,7 +321,7 @@ def test_fast_never_reads_the_neb_barrier_and_fused_does(folder: Path) -> None:
             assert same(forests.predict(fast.prepare(others, folder)), right)
 
     fitted = fused.fit(fused.prepare(rows[seen], folder), BARRIERS_EV[seen], range(6), 0)
-    assert set(fitted.forests) == set(EVIDENCE)
+    assert set(fitted.blends) == set(EVIDENCE)
     told, misled, untold = (fitted.predict(fused.prepare(others, folder))[0] for others in (rows, wrong, bare))
     assert (misled[:8] > told[:8] + 1e-3).sum() >= 3
     assert misled[:8].mean() > told[:8].mean() + 0.01
@@ -297,6 +341,12 @@ def test_what_fused_makes_of_the_neb_barrier() -> None:
     np.testing.assert_allclose(table[-3:], [np.log(1.2), np.log(1.2) - np.log(0.9), np.log(0.9)], atol=1e-12)
     np.testing.assert_array_equal(item.table("geometry"), item.geometry)
     np.testing.assert_array_equal(item.table("probe"), table[:-3])
+    assert len(item.estimates("geometry")) == 0
+    np.testing.assert_allclose(item.estimates("band")[[0, -3, -2, -1]], np.log([0.9, 1.2, 0.9, 1.2]), atol=1e-12)
+    np.testing.assert_array_equal(item.estimates("probe"), item.estimates("band")[:-3])
+    # what says that atoms met is not drawn a line through
+    mad = replace(item, neb_eV=80.0)
+    assert mad.estimates("band").max() == pytest.approx(np.log(6.5))
 
 
 @pytest.mark.parametrize("value", [None, float("nan"), float("inf"), -0.2, "0.4", True])
@@ -317,7 +367,7 @@ def test_probing_on_the_spot_tells_the_same_as_what_was_kept(folder: Path) -> No
 
     refused = evidence_by_probing(rows[8], Repulsion("F"), PROBING, "band")
     assert refused.kind == "geometry"
-    assert refused.note == "repulsion does not know F."
+    assert refused.note == "Answered by the geometry alone: repulsion does not know F."
     np.testing.assert_array_equal(refused.geometry, geometry_columns(MigrationPath.from_row(rows[8])))
     assert evidence_by_probing(rows[2], None, PROBING, "band").kind == "geometry"
     assert evidence_by_probing(rows[2], Repulsion(), PROBING, "geometry").kind == "geometry"
@@ -333,8 +383,8 @@ def test_settings_say_all_that_results_depend_on() -> None:
         for each in (
             forests,
             replace(forests, evidence="band"),
-            replace(forests, forest=replace(SMALL, trees=13)),
-            replace(forests, networks=replace(TREES_ALONE, hidden=8)),
+            replace(forests, trees=replace(SMALL, trees=13)),
+            replace(forests, trees=replace(SMALL, boosted_trees=3)),
             replace(forests, probe=replace(PROBING, cluster_radius_A=9.0)),
         )
     }

@@ -11,12 +11,14 @@ from typing import Any
 import crystals
 import numpy as np
 import pytest
+from ase.data import chemical_symbols
 from ase.io import read
 from hopflow.learning.barrier_models import BARRIER_MODELS, BarrierModel, answer_rows, barrier_model
 from hopflow.learning.evidence_checkpoints import SHIPPED_CHECKPOINT
 from hopflow.learning.material_barriers import material_barriers
 from hopflow.learning.path_rows import PathRow
 from hopflow.learning.prediction import checkpoint_info
+from hopflow.makers import probing
 from hopflow.makers.bvse import BondValenceMaker
 from hopflow.makers.dft import HandoffMaker
 from hopflow.makers.documents import BandDocument, HopBarrierDocument, StageDocument
@@ -32,11 +34,12 @@ from hopflow.makers.settings import (
     ScanStageSettings,
 )
 from hopflow.makers.stage import StageMaker, primitive_cell
-from hopflow.transport.errors import CandidateError, NoMobileIonError, Reason, StructureError
+from hopflow.transport.errors import CandidateError, NoMobileIonError, Reason, StructureError, WeightsError
 from hopflow.transport.hops import enumerate_hops, hop_path, network_barriers
 from hopflow.transport.paths import PATH_COLUMNS
 from jobflow import JobStore, run_locally
 from maggma.stores import MemoryStore
+from pair_potential import PairPotential
 from places import DEMO
 from pydantic import ValidationError
 from pymatgen.core import Structure
@@ -128,7 +131,8 @@ def test_gnn_answers_as_predict_paths_does(lithia: Structure) -> None:
     network = enumerate_hops(lithia, "Li")
     rows = [path_row(hop_path(network, hop, images=5)) for hop in network.hops]
     answers = next(answer_rows((PathRow(row["path_id"], row, None) for row in rows), barrier_model("geometry")))
-    barriers, sigmas = predict_hop_barriers(network, 8.0, "geometry")
+    predicted = predict_hop_barriers(network, 8.0, "geometry")
+    barriers, sigmas = predicted.barriers_eV, predicted.sigmas_eV
     assert barriers == pytest.approx([answer.barrier_eV for answer in answers], abs=2e-4)
     assert sigmas == pytest.approx([answer.sigma_eV for answer in answers], abs=2e-4)
 
@@ -138,12 +142,49 @@ def test_gnn_has_the_potential_probe_every_hop(lithia: Structure) -> None:
     document = HopBarrierMaker().evaluate(lithia)
     assert document.model == "fast"
     network = enumerate_hops(primitive_cell(lithia), "Li")
-    without, _ = predict_hop_barriers(network, 8.0, "geometry")
+    without = predict_hop_barriers(network, 8.0, "geometry").barriers_eV
     assert len(document.hops) == len(without)
     for hop, barrier in zip(document.hops, without, strict=True):
         assert hop.barrier_eV != pytest.approx(barrier, abs=1e-3)
     # Li2O hops by vacancies at 0.25 to 0.35 eV in calculations
     assert 0.1 < document.barrier_3d_eV < 0.6
+
+
+class EveryElementButOne(PairPotential):
+    """Pair terms for all elements but one, which it does not know."""
+
+    def __init__(self, unknown: str) -> None:
+        super().__init__()
+        self.elements = frozenset(chemical_symbols) - {unknown}
+
+
+def test_gnn_with_a_potential_that_does_not_know_an_element_says_so(
+    lithia: Structure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probing, "probing_potential", lambda _: EveryElementButOne("O"))
+    document = HopBarrierMaker().evaluate(lithia)
+    assert (document.model, document.potential) == ("fast", "pairs")
+    geometry = HopBarrierMaker(settings=HopBarrierStageSettings(model="geometry")).evaluate(lithia)
+    assert [hop.barrier_eV for hop in document.hops] == [hop.barrier_eV for hop in geometry.hops]
+    assert [f"{hop.hop_id}: Answered by the geometry alone: pairs does not know ['O']." for hop in document.hops] == (
+        document.warnings
+    )
+    assert (geometry.potential, geometry.warnings) == (None, [])
+    monkeypatch.setattr(probing, "probing_potential", lambda _: EveryElementButOne("Xe"))
+    known = HopBarrierMaker().evaluate(lithia)
+    assert known.warnings == []
+    assert [hop.barrier_eV for hop in known.hops] != [hop.barrier_eV for hop in geometry.hops]
+
+
+def test_gnn_stops_where_the_weights_of_its_potential_are_not_to_be_had(
+    lithia: Structure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nothing(_: Any) -> Any:
+        raise WeightsError("The weights are on the moon.")
+
+    monkeypatch.setattr(probing, "probing_potential", nothing)
+    with pytest.raises(WeightsError, match="on the moon"):
+        HopBarrierMaker().evaluate(lithia)
 
 
 class GivenBarriers:

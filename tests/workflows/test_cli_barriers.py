@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from hopflow.learning.learner_registry import BARRIER_LEARNERS
 from hopflow.learning.path_network import NetworkSettings
 from hopflow.learning.path_network_learner import PathNetworkLearner
 from hopflow.learning.training import TrainingSettings
-from hopflow.workflows import path_probing
+from hopflow.makers import probing
 from hopflow.workflows.learning_configs import BarrierEvaluation, BarrierTraining, read_config
 from pair_potential import PairPotential
 from path_tables import path_table, write_table
@@ -122,7 +123,7 @@ def test_the_shipped_models_are_trained_by_one_command_that_goes_on(tmp_path, mo
         asked.append(AnyPairs())
         return asked[-1]
 
-    monkeypatch.setattr(path_probing, "probe_potential", analytic)
+    monkeypatch.setattr(probing, "probing_potential", analytic)
     table = write_table(path_table(), tmp_path / "rows.jsonl")
     file = config(tmp_path, paths=table, output="trained", folds=2, repeats=1, only_judged=["LiFePO4_3"])
     out, err = call("train", "barrier", file)
@@ -144,7 +145,7 @@ def test_the_shipped_models_are_trained_by_one_command_that_goes_on(tmp_path, mo
     assert list(info["kinds"]) == ["geometry", "probe", "band"]
     assert info["sha256"] in (output / "barrier_models.md").read_text()
     # labels above 4 eV stand apart, with the answer of each model
-    assert "LiFePO4_3: label" in (output / "barrier_models.md").read_text()
+    assert "| LiFePO4_3 | " in (output / "barrier_models.md").read_text()
 
     # the checkpoint answers, dearer evidence first
     models = load_models(output / "barrier_models.npz")
@@ -293,6 +294,8 @@ def test_two_processes_find_the_same(tmp_path):
     ("verb", "change", "sentence"),
     [
         ("train", {"fold": 3}, "fold: unknown key; allowed here: paths, output, folds, members_per_fold, epochs"),
+        ("train", {"epochs": 3}, "the model fast does not use epochs; leave that out"),
+        ("train", {"model": "path-network", "only_judged": ["Li3N_1"]}, "path-network does not use only_judged; leave"),
         ("train", {"folds": 1}, "folds: input should be greater than or equal to 2 (given: 1)"),
         ("train", {"folds": 9}, "8 hosts cannot be dealt to 9 folds. Add paths or ask for fewer folds."),
         ("train", {"paths": "nowhere.jsonl"}, "nowhere.jsonl cannot be read: No such file or directory."),
@@ -350,6 +353,9 @@ def test_defaults_and_examples():
     learners = ("fast", "fused", "geometry", "path-network", "random-forest", "gradient-boosting")
     wrong = ("LiRuO2_1", "RuO2_Li_1")
     assert judged.settings() == BarrierEvaluationSettings(learners=learners, only_judged=wrong)
-    assert trained.evidence() == EvidenceTrainingSettings(only_judged=wrong)
+    assert replace(trained.evidence(), citation="", licence="") == EvidenceTrainingSettings(
+        only_judged=wrong, citation="", licence=""
+    )
+    assert "2508.06459" in trained.citation
     assert trained.paths == judged.paths
     assert trained.paths.is_absolute()

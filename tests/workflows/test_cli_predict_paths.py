@@ -13,9 +13,9 @@ from command_line import call
 from hopflow.learning import training
 from hopflow.learning.barrier_models import BARRIER_MODELS
 from hopflow.learning.prediction import PathNetworkPredictor, predict_paths
+from hopflow.makers import probing
 from hopflow.transport.errors import WeightsError
 from hopflow.transport.paths import MigrationPath
-from hopflow.workflows import path_probing
 from path_tables import path_table, write_table
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -245,11 +245,17 @@ def test_without_weights_the_geometry_has_to_do(tmp_path, monkeypatch):
     def nothing(*_: Any, **__: Any) -> Any:
         raise WeightsError("The weights are on the moon.")
 
-    monkeypatch.setattr(path_probing, "probe_potential", nothing)
+    monkeypatch.setattr(probing, "probing_potential", nothing)
     file = write_table(path_table()[:2], tmp_path / "rows.jsonl")
     out, err = call("predict-paths", file, "--json")
     assert "The weights are on the moon. The model fast answers from the geometry of the paths alone." in err
-    assert [json.loads(line) for line in out.splitlines()] == answers(file)
+    noted = [json.loads(line) for line in out.splitlines()]
+    assert {answer.pop("note") for answer in noted} == {
+        "Answered by the geometry alone: mace-mp-0-small is not at hand."
+    }
+    assert noted == answers(file, "--model", "geometry")
+    out, _ = call("predict-paths", file)
+    assert "Answered by the geometry alone" in " ".join(out.split())
 
 
 def test_the_page_tells_of_every_model():
