@@ -1,7 +1,7 @@
 """Barriers of 50 known lithium conductors by the gnn stage, beside bond valences and literature.
 
     python benchmarks/gnn_known_conductors.py [--model fast] [--limit N] [--output FILE.json]
-    python benchmarks/gnn_known_conductors.py --errors
+    python benchmarks/gnn_known_conductors.py --errors METRICS.json [--model fast]
 
 Prints a table of the materials, refusals with their reason, the medians, and rank correlations with 90 % bootstrap
 intervals. Literature stands in two columns. ``DFT hop``: the lowest published DFT-NEB barrier of a single vacancy
@@ -9,8 +9,9 @@ hop in that crystal (R. Devi et al., arXiv 2508.06459); the shipped models learn
 not percolate by its lowest hop. ``log10 s``: measured conductivity in S/cm at room temperature (OBELiX, F. Therrien et
 al. 2025), median of the entries of the same formula and space group; with a star, of the same formula alone.
 
-``--errors`` estimates which share of the path network's errors the paths of one crystal have in common: each path by
-the members that did not see its host. Set ``OMP_NUM_THREADS=1`` where other work runs beside it.
+``--errors METRICS.json`` estimates which share of a model's errors the paths of one crystal have in common, from the
+held-out answers in the ``metrics.json`` of a training or an evaluation. Set ``OMP_NUM_THREADS=1`` where other work
+runs beside it.
 
 ``known_conductors``, ``migration_barriers`` and ``obelix`` are looked for under ``HOPFLOW_SHARED`` (by default
 ``../shared``).
@@ -23,7 +24,6 @@ import csv
 import json
 import math
 import os
-import re
 import time
 from pathlib import Path
 from typing import Any
@@ -192,34 +192,30 @@ def print_correlations(rows: list[dict[str, Any]]) -> None:
         print(f"| {one}, {other} | {len(x)} | {spearmanr(x, y)[0]:+.2f} ({low:+.2f} to {high:+.2f}) | {off} |")
 
 
-def print_share_of_errors_in_common() -> None:
-    import torch
+def print_share_of_errors_in_common(metrics: Path, model: str) -> None:
+    """From the held-out answers that ``hopflow train barrier`` or ``hopflow evaluate barrier`` have left."""
     from hopflow.learning.barrier_learners import to_target
-    from hopflow.learning.evaluation import grouped_folds, host_groups
+    from hopflow.learning.barrier_scenarios import crystal_groups
+    from hopflow.learning.evaluation import host_groups
     from hopflow.learning.material_barriers import common_share
     from hopflow.learning.path_rows import read_labelled_rows
-    from hopflow.learning.prediction import SHIPPED_CHECKPOINT, PathNetworkPredictor
-    from hopflow.learning.training import combine, predict_targets
 
     if not PATHS.is_file():
         raise SystemExit(f"{PATHS} is not there; set HOPFLOW_SHARED to the folder that holds data/.")
     rows, _ = read_labelled_rows(PATHS)
-    predictor = PathNetworkPredictor()
-    ensemble = predictor.ensemble
-    fold_of_member = np.array(torch.load(SHIPPED_CHECKPOINT, weights_only=True)["fold_of_member"])
-    hosts = np.array(host_groups(rows))
-    folds = grouped_folds(hosts.tolist(), ensemble.settings.folds, 0)
-    graphs = [predictor.prepare(row) for row in rows]
-    barriers = np.array([row["barrier_dft_eV"] for row in rows])
-    errors = np.zeros(len(rows))
-    for fold in range(ensemble.settings.folds):
-        members = [ensemble.networks[k] for k in np.flatnonzero(fold_of_member == fold)]
-        outside = np.flatnonzero(folds == fold)
-        mean, sigma = combine(*predict_targets(members, [graphs[i] for i in outside]))
-        errors[outside] = (to_target(barriers[outside]) - mean) / sigma
-    usual = barriers <= ensemble.settings.outlier_eV
-    errors, hosts = errors[usual], hosts[usual]
-    crystals = np.array([re.sub(r"_\d+$", "", row["path_id"]) for row in rows])[usual]
+    document = json.loads(metrics.read_text())
+    answered = {row["path_id"]: row for row in document["predictions"]}
+    true_eV = np.array([row["barrier_dft_eV"] for row in rows])
+    found_eV, sigma_eV = (
+        np.array([np.mean(answered[row["path_id"]][name][model]) for row in rows])
+        for name in ("predicted_eV", "sigma_eV")
+    )
+    # sigma in eV is, to first order, that of the logarithm times barrier and offset
+    errors = (to_target(true_eV) - to_target(found_eV)) / (sigma_eV / np.exp(to_target(found_eV)))
+    all_hosts = host_groups(rows)
+    usual = true_eV <= document["outlier_eV"]
+    errors, hosts = errors[usual], np.array(all_hosts)[usual]
+    crystals = np.array(crystal_groups(rows, all_hosts))[usual]
     generator, shares = np.random.default_rng(0), []
     for _ in range(500):
         drawn = generator.choice(np.unique(hosts), len(np.unique(hosts)))
@@ -228,8 +224,9 @@ def print_share_of_errors_in_common() -> None:
         shares.append(common_share(errors[np.concatenate(members)], names))
     low, high = np.quantile(shares, [0.05, 0.95])
     several = sum(np.unique(crystals, return_counts=True)[1] > 1)
-    print(f"{usual.sum()} paths of {len(np.unique(crystals))} crystals, of which {several} have several.")
-    print(f"Share of the errors' variance in common: {common_share(errors, crystals):.2f} ({low:.2f} to {high:.2f}).")
+    share = common_share(errors, crystals.tolist())
+    print(f"{model}: {usual.sum()} paths of {len(np.unique(crystals))} crystals, of which {several} have several.")
+    print(f"Share of the errors' variance in common: {share:.2f} ({low:.2f} to {high:.2f}).")
 
 
 def main() -> None:
@@ -237,10 +234,10 @@ def main() -> None:
     parser.add_argument("--model", default="fast", help="model that predicts the hops")
     parser.add_argument("--limit", type=int, help="only the first N materials")
     parser.add_argument("--output", type=Path, help="write everything that was found here")
-    parser.add_argument("--errors", action="store_true", help="only estimate the share of the errors in common")
+    parser.add_argument("--errors", type=Path, help="only estimate the share of the errors in common, from this file")
     options = parser.parse_args()
     if options.errors:
-        print_share_of_errors_in_common()
+        print_share_of_errors_in_common(options.errors, options.model)
         return
     folder = DATA / "known_conductors"
     if not (folder / "index.csv").is_file():
