@@ -164,7 +164,7 @@ def scan_landscape(
     for scan, grid in zip(scans, grids, strict=True):
         if not grid.allowed[0]:
             raise StructureError(
-                f"The {ion} on site {scan.site} of {formula} lies closer than {settings.exclusion_radius_A:g} A to another "
+                f"The {ion} on site {scan.site} of {formula} lies within {settings.exclusion_radius_A:g} A of another "
                 "atom, so its landscape has no zero; lower exclusion_radius_A.",
                 Reason.CLOSE_CONTACT,
             )
