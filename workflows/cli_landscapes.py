@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from . import console
-from .landscape_outputs import OutputFiles, write_landscape, write_outputs
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
 
     from ..makers.pes import LandscapeMaker
     from ..makers.settings import StageSettings
+    from .landscape_outputs import OutputFiles
 
 
 def wanted_outputs(
@@ -38,6 +38,8 @@ def wanted_outputs(
         The outputs, and the one structure that they are made for; None when it cannot be read, which the stage says
         itself.
     """
+    from .landscape_outputs import OutputFiles
+
     wanted = OutputFiles(**outputs, dimension=dimension)
     try:
         wanted.check()
@@ -75,6 +77,7 @@ def bond_valence_outputs(
     as_json: bool,
 ) -> None:
     """Write the outputs of the bvse stage and say so; standard output stays JSON where that was asked for."""
+    from .landscape_outputs import write_outputs
     from .terminal import is_prediction
 
     if is_prediction({"source": document["barrier_source"]}):
@@ -91,6 +94,7 @@ def scan_outputs(
     wanted: OutputFiles, structure: Structure, maker: LandscapeMaker, checkpoints: Path, as_json: bool
 ) -> None:
     """Write the outputs of the pes stage, of the ion with the lowest barrier; its energies are read back."""
+    from .landscape_outputs import write_landscape
     from .landscape_views import scanned_landscape
 
     def write() -> dict[str, str]:
