@@ -201,15 +201,29 @@ class LandscapeDocument(BarrierDocument):
     connected_free_volume_fraction: float
     disconnected_free_volume_fraction: float
     free_volume_threshold_eV: float
+    connected_free_volume_smeared_fraction: float | None = Field(
+        None, description="Mean over five thresholds around the threshold, 0.08 eV from first to last."
+    )
+    disconnected_free_volume_smeared_fraction: float | None = Field(None, description="The same, connected or not.")
+    free_volume_score: float | None = Field(
+        None, description="Combined score of the smeared free volumes at 0.5 eV, from 0 to 1 (arXiv 2411.06804)."
+    )
     free_volumes: list[FreeVolume]
     potential: str
     grid_shape: tuple[int, int, int]
     spacing_A: float
     atoms_in_scanned_cell: int
     ions_scanned: int
-    evaluations: int
+    points: int | None = Field(None, description="Points of the full grids of all scanned ions.")
+    evaluations: int = Field(description="Energies evaluated, those that chose the ions included.")
     points_saved_by_symmetry: int
-    points_excluded: int
+    points_excluded: int = Field(description="Points not evaluated because they lie within the exclusion radius.")
+    points_saved_by_refinement: int = Field(0, description="Points not evaluated because they do not decide anything.")
+    percolation_error_eV: tuple[float | None, float | None, float | None] = Field(
+        (0.0, 0.0, 0.0),
+        description="How far the barriers may be off where max_evaluations ended the scan early; None if unknown.",
+    )
+    free_volume_error: float = Field(0.0, description="Expected error of the free volume as a share of itself.")
     slice_eV: list[list[float | None]] | None = Field(
         None, description="Energies above the minimum in the plane through it, rows along b, columns along a."
     )

@@ -11,10 +11,13 @@ import numpy as np
 
 from .documents import FreeVolume, LandscapeDocument, StageDocument
 from .settings import ScanStageSettings
-from .stage import StageMaker, finite_or_none
+from .stage import StageMaker, finite_or_none, primitive_cell
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
+
+    from ..transport.energies import Potential
+    from ..transport.landscape_analysis import LandscapeResult
 
 
 @dataclass
@@ -34,6 +37,50 @@ class LandscapeMaker(StageMaker):
         self, structure: Structure, prior: Mapping[str, StageDocument], checkpoint: Path | None
     ) -> dict[str, Any]:
         """Return percolation, free volume and a slice of the landscape."""
+        settings = self.settings
+        result, potential = self._scan(structure, checkpoint)
+        threshold = settings.free_volume_threshold_eV
+        barriers = [finite_or_none(barrier) for barrier in result.percolation.barriers_eV]
+        volumes = [
+            FreeVolume(
+                threshold_eV=level,
+                connected_fraction=result.free_volume_connected[level],
+                disconnected_fraction=result.free_volume_disconnected[level],
+            )
+            for level in sorted(result.free_volume_connected)
+        ]
+        return {
+            "method": f"single-ion scan in the frozen crystal with {potential.method}",
+            "barrier_1d_eV": barriers[0],
+            "barrier_2d_eV": barriers[1],
+            "barrier_3d_eV": barriers[2],
+            "dimension": sum(barrier is not None for barrier in barriers),
+            "minimal_percolation_energy_eV": finite_or_none(result.mpe_eV),
+            "connected_free_volume_fraction": result.free_volume(threshold),
+            "disconnected_free_volume_fraction": result.free_volume(threshold, connected=False),
+            "free_volume_threshold_eV": threshold,
+            "connected_free_volume_smeared_fraction": result.free_volume(threshold, smeared=True),
+            "disconnected_free_volume_smeared_fraction": result.free_volume(threshold, connected=False, smeared=True),
+            "free_volume_score": result.score,
+            "free_volumes": volumes,
+            "potential": potential.name,
+            "grid_shape": result.values_eV.shape,
+            "spacing_A": result.spacing_A,
+            "atoms_in_scanned_cell": result.best.atoms,
+            "ions_scanned": len(result.ions),
+            "points": result.points,
+            "evaluations": result.evaluations,
+            "points_saved_by_symmetry": result.evaluations_saved_by_symmetry,
+            "points_excluded": result.evaluations_saved_by_exclusion,
+            "points_saved_by_refinement": result.evaluations_saved_by_refinement,
+            "percolation_error_eV": tuple(finite_or_none(error) for error in result.best.percolation_error_eV),
+            "free_volume_error": max(ion.free_volume_error for ion in result.ions),
+            "warnings": list(result.warnings),
+            "slice_eV": _slice(result.values_eV),
+            "level_slice_eV": _slice(result.level_map_eV, through=result.values_eV),
+        }
+
+    def _scan(self, structure: Structure, checkpoint: Path | None) -> tuple[LandscapeResult, Potential]:
         from ..potentials.registry import load_potential
         from ..transport.landscape import ScanSettings, scan_landscape
 
@@ -49,43 +96,28 @@ class LandscapeMaker(StageMaker):
                 exclusion_radius_A=settings.exclusion_radius_A,
                 min_length_A=settings.min_length_A,
                 max_ions=settings.max_ions,
+                refine=settings.refine,
+                free_volume_threshold_eV=settings.free_volume_threshold_eV,
             ),
             checkpoint=checkpoint,
         )
-        threshold = settings.free_volume_threshold_eV
-        barriers = [finite_or_none(barrier) for barrier in result.percolation.barriers_eV]
-        volumes = [
-            FreeVolume(
-                threshold_eV=level,
-                connected_fraction=result.free_volume_connected[level],
-                disconnected_fraction=result.free_volume_disconnected[level],
-            )
-            for level in sorted(result.free_volume_connected)
-        ]
-        nearest = min(volumes, key=lambda volume: abs(volume.threshold_eV - threshold))
-        return {
-            "method": f"single-ion scan in the frozen crystal with {potential.method}",
-            "barrier_1d_eV": barriers[0],
-            "barrier_2d_eV": barriers[1],
-            "barrier_3d_eV": barriers[2],
-            "dimension": sum(barrier is not None for barrier in barriers),
-            "minimal_percolation_energy_eV": finite_or_none(result.mpe_eV),
-            "connected_free_volume_fraction": nearest.connected_fraction,
-            "disconnected_free_volume_fraction": nearest.disconnected_fraction,
-            "free_volume_threshold_eV": nearest.threshold_eV,
-            "free_volumes": volumes,
-            "potential": potential.name,
-            "grid_shape": result.values_eV.shape,
-            "spacing_A": result.spacing_A,
-            "atoms_in_scanned_cell": result.best.atoms,
-            "ions_scanned": len(result.ions),
-            "evaluations": result.evaluations,
-            "points_saved_by_symmetry": result.evaluations_saved_by_symmetry,
-            "points_excluded": result.evaluations_saved_by_exclusion,
-            "warnings": list(result.warnings),
-            "slice_eV": _slice(result.values_eV),
-            "level_slice_eV": _slice(result.level_map_eV, through=result.values_eV),
-        }
+        return result, potential
+
+    def landscape(self, structure: Structure, checkpoint_folder: Path) -> tuple[Structure, LandscapeResult]:
+        """Landscape behind a document, and the primitive cell that was scanned.
+
+        What an evaluation with the same checkpoint folder left there is read and not evaluated again.
+
+        Parameters
+        ----------
+        structure
+            The crystal that was evaluated.
+        checkpoint_folder
+            The folder that it was evaluated with.
+        """
+        cell = primitive_cell(structure)
+        checkpoint = Path(checkpoint_folder) / self.stage / self.content_key(structure)
+        return cell, self._scan(cell, checkpoint)[0]
 
 
 def _slice(values: np.ndarray, through: np.ndarray | None = None) -> list[list[float | None]]:

@@ -14,6 +14,7 @@ class Quantity(StrEnum):
     MINIMAL_PERCOLATION_ENERGY = "minimal_percolation_energy_eV"
     CONNECTED_FREE_VOLUME = "connected_free_volume_fraction"
     DISCONNECTED_FREE_VOLUME = "disconnected_free_volume_fraction"
+    FREE_VOLUME_SCORE = "free_volume_score"
     ENERGY_ABOVE_HULL = "energy_above_hull_eV_per_atom"
     BAND_GAP = "band_gap_eV"
     IMAGES_WRITTEN = "images_written"
@@ -42,6 +43,7 @@ _FACTS: dict[Quantity, tuple[str, str, bool]] = {
     Quantity.MINIMAL_PERCOLATION_ENERGY: ("minimal percolation energy, face of a 2x2x2 box", "eV", True),
     Quantity.CONNECTED_FREE_VOLUME: ("connected free volume", "", False),
     Quantity.DISCONNECTED_FREE_VOLUME: ("disconnected free volume", "", False),
+    Quantity.FREE_VOLUME_SCORE: ("combined free volume score", "", False),
     Quantity.ENERGY_ABOVE_HULL: ("energy above hull", "eV/atom", True),
     Quantity.BAND_GAP: ("band gap", "eV", False),
     Quantity.IMAGES_WRITTEN: ("images written", "", False),

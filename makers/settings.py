@@ -95,15 +95,18 @@ class ScanStageSettings(StageSettings):
     )
     spacing_A: float = Field(0.35, ge=0.1, le=0.8, description="Spacing of the scan's grid, in Å.")
     max_evaluations: int = Field(
-        1500, gt=0, description="Coarsen the grid, to 0.8 Å at most, until no more energies than this are needed."
+        1500,
+        gt=0,
+        description="Coarsen the grid, to 0.8 Å at most, until no more energies than this are likely to be needed.",
     )
+    refine: bool = Field(True, description="Evaluate only the points that decide the answer, not every one.")
     exclusion_radius_A: float = Field(
         1.2, ge=0.5, le=2.0, description="Grid points closer to another atom are left out, in Å."
     )
     min_length_A: float = Field(5.5, ge=0.0, description="Least perpendicular width of the scanned cell, in Å.")
     max_ions: int = Field(1, gt=0, description="Scan at most this many symmetry-unique mobile ions.")
     free_volume_threshold_eV: float = Field(
-        0.5, gt=0, description="Energy above the minimum below which space counts as free, in eV."
+        0.5, gt=0.04, description="Energy above the minimum below which space counts as free, in eV."
     )
     max_atoms: int = Field(
         300, gt=0, description="Crystals with more atoms in the primitive cell fail with `too_many_atoms`."

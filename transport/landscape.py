@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,8 +20,11 @@ from ase import Atoms
 from .checkpoints import content_key, load_checkpoint, save_checkpoint
 from .energies import Potential
 from .errors import CandidateError, NoMobileIonError, NonFiniteEnergyError, Reason, StructureError
-from .landscape_analysis import IonLandscape, LandscapeResult, analyse, union_free_volumes
+from .free_volume import SCORE_THRESHOLD_eV, union_of_ions
+from .landscape_analysis import IonLandscape, LandscapeResult, analyse
 from .landscape_grid import ScanGrid, build_grid
+from .landscape_model import describe_points
+from .landscape_refinement import Refinement, expected_evaluations, refine
 from .supercells import Supercell, build_supercell, compact_supercell, diagonal_supercell
 from .symmetry import CrystalSymmetry, crystal_symmetry, space_group_operations
 
@@ -42,7 +46,9 @@ class ScanSettings:
     max_spacing_A
         Coarsest step that is worth computing; a crystal that needs more evaluations even so fails.
     max_evaluations
-        Most energy evaluations of a scan, all its ions together; None for no limit.
+        Most energy evaluations of a scan, all its ions together; None for no limit. With ``refine`` the grid is made
+        coarser where a guess of the evaluations exceeds it, and a scan that reaches it is told from a decided one by
+        its errors and a warning.
     exclusion_radius_A
         Points closer than this to any other atom are not evaluated and are impassable.
     min_length_A
@@ -52,6 +58,13 @@ class ScanSettings:
     symprec
         Tolerance of the symmetry search in Angstrom. Tighter than for hops: energies of points that are taken for
         alike must be alike.
+    refine
+        Evaluate a coarse set of points, and of the rest only those that decide the answer
+        (:mod:`.landscape_refinement`); False evaluates every irreducible point.
+    free_volume_threshold_eV
+        Threshold at which the free volume is decided by evaluations; 0.5 eV, for the combined score, always is.
+    free_volume_tolerance
+        Error of these free volumes that refinement lets pass, as a share of them.
     block
         Evaluations between two checkpoints.
     """
@@ -63,6 +76,9 @@ class ScanSettings:
     min_length_A: float = 5.5
     max_ions: int | None = 1
     symprec: float = 1e-3
+    refine: bool = True
+    free_volume_threshold_eV: float = 0.5
+    free_volume_tolerance: float = 0.02
     block: int = 64
 
 
@@ -77,7 +93,8 @@ def scan_landscape(
 ) -> LandscapeResult:
     """Move mobile ions one at a time over a grid through the crystal, all other atoms frozen.
 
-    Only points that no symmetry operation of the frozen atoms maps onto one another are evaluated, energies alone.
+    Only points that no symmetry operation of the frozen atoms maps onto one another are evaluated, energies alone, and
+    of those, unless ``settings.refine`` is False, only the ones that decide percolation and free volume.
 
     Parameters
     ----------
@@ -106,7 +123,7 @@ def scan_landscape(
     NoMobileIonError
         The structure does not hold the ion, or ``ion_index`` is not one.
     StructureError
-        A site is partly occupied.
+        A site is partly occupied, or the ion's own site lies within the exclusion radius of an atom.
     CandidateError
         Even the coarsest grid needs more than ``max_evaluations`` (reason ``TOO_MANY_EVALUATIONS``).
     NonFiniteEnergyError
@@ -144,17 +161,37 @@ def scan_landscape(
         scans = [scans[k] for k in np.argsort(removed, kind="stable")[: settings.max_ions]]
 
     spacing_A, grids = _affordable_grids(scans, settings, formula)
-    store.planned = sum(len(grid.irreducible) for grid in grids)
-    ions = []
     for scan, grid in zip(scans, grids, strict=True):
-        points = grid.frac_coords(grid.irreducible)
-        energies = store.energies(f"ion{scan.site}", [scan.with_ion_at(p) for p in points], counted=True)
-        ions.append(scan.landscape(grid, energies))
-    connected, disconnected = union_free_volumes(ions, structure, symmetry)
+        if not grid.allowed[0]:
+            raise StructureError(
+                f"The {ion} on site {scan.site} of {formula} lies within {settings.exclusion_radius_A:g} A of another "
+                "atom, so its landscape has no zero; lower exclusion_radius_A.",
+                Reason.CLOSE_CONTACT,
+            )
+    ions = []
+    for number, (scan, grid) in enumerate(zip(scans, grids, strict=True)):
+        name, points = f"ion{scan.site}", grid.frac_coords(grid.irreducible)
+        evaluate = partial(store.chosen_energies, name, points, scan.with_ion_at)
+        refinement = None
+        if settings.refine:
+            left = None
+            if settings.max_evaluations is not None:
+                left = (settings.max_evaluations - store.done) // (len(scans) - number)
+            described = describe_points(supercell.lattice, scan.frozen_frac, scan.template.numbers[:-1], points)
+            thresholds = tuple(sorted({settings.free_volume_threshold_eV, SCORE_THRESHOLD_eV}))
+            refinement = refine(
+                grid, supercell.lattice, described, evaluate, thresholds, settings.free_volume_tolerance, left
+            )
+            energies = refinement.energies_eV
+        else:
+            store.planned = store.done + sum(len(each.irreducible) for each in grids[number:])
+            energies = evaluate(np.arange(len(points)))
+        ions.append(scan.landscape(grid, energies, refinement))
+    union_levels, union_heights = union_of_ions(ions, structure, symmetry)
     return LandscapeResult(
         ions=ions,
-        free_volume_connected=connected,
-        free_volume_disconnected=disconnected,
+        union_levels_eV=union_levels,
+        union_heights_eV=union_heights,
         spacing_A=spacing_A,
         evaluations=store.evaluations,
         evaluations_this_run=store.evaluations_this_run,
@@ -199,7 +236,7 @@ class _IonScan:
             self.operations,
         )
 
-    def landscape(self, grid: ScanGrid, energies: np.ndarray) -> IonLandscape:
+    def landscape(self, grid: ScanGrid, energies: np.ndarray, refinement: Refinement | None) -> IonLandscape:
         field = np.full(len(grid.representative), np.inf)
         field[grid.irreducible] = energies
         return analyse(
@@ -208,6 +245,7 @@ class _IonScan:
             grid=grid,
             energies_eV=field[grid.representative].reshape(grid.shape),
             atoms=len(self.template),
+            refinement=refinement,
         )
 
 
@@ -244,7 +282,8 @@ def _affordable_grids(scans: list[_IonScan], settings: ScanSettings, formula: st
     spacing_A = settings.spacing_A
     while True:
         grids = [scan.grid(spacing_A) for scan in scans]
-        needed = sum(len(grid.irreducible) for grid in grids)
+        points = [len(grid.irreducible) for grid in grids]
+        needed = sum(expected_evaluations(count) if settings.refine else count for count in points)
         if settings.max_evaluations is None or needed <= settings.max_evaluations:
             return spacing_A, grids
         if spacing_A >= settings.max_spacing_A:
@@ -277,29 +316,46 @@ class _EnergyStore:
         self.evaluations, self.evaluations_this_run = 0, 0
         self.planned, self.done = 0, 0
 
-    def energies(self, name: str, images: list[Atoms], counted: bool = False) -> np.ndarray:
+    def energies(self, name: str, images: list[Atoms]) -> np.ndarray:
         """Energies of images in eV; those that the checkpoint holds are not evaluated again."""
+        return self._energies(name, len(images), np.arange(len(images)), lambda which: [images[k] for k in which])
+
+    def chosen_energies(
+        self, name: str, points: np.ndarray, image: Callable[[np.ndarray], Atoms], which: np.ndarray
+    ) -> np.ndarray:
+        """Energies in eV of some of the points of a scan, shape (which,); counted as progress."""
+        self.planned = max(self.planned, self.done + len(which))
+        return self._energies(name, len(points), which, lambda few: [image(points[k]) for k in few], counted=True)
+
+    def _energies(
+        self,
+        name: str,
+        count: int,
+        which: np.ndarray,
+        images: Callable[[np.ndarray], list[Atoms]],
+        counted: bool = False,
+    ) -> np.ndarray:
         known = self.saved.get(name)
-        energies = known if known is not None and len(known) == len(images) else np.full(len(images), np.nan)
-        missing = np.flatnonzero(np.isnan(energies))
-        self.evaluations += len(images)
+        energies = known if known is not None and len(known) == count else np.full(count, np.nan)
+        missing = which[np.isnan(energies[which])]
+        self.evaluations += len(which)
         if counted:
-            self.done += len(images) - len(missing)
+            self.done += len(which) - len(missing)
         for begin in range(0, len(missing), self.block):
-            which = missing[begin : begin + self.block]
-            values = np.asarray(self.potential.energies([images[k] for k in which]), dtype=float)
+            few = missing[begin : begin + self.block]
+            values = np.asarray(self.potential.energies(images(few)), dtype=float)
             if not np.isfinite(values).all():
                 raise NonFiniteEnergyError(
                     f"{self.potential.name} returned an energy that is not a number; raise the exclusion radius."
                 )
-            energies[which] = values
-            self.evaluations_this_run += len(which)
+            energies[few] = values
+            self.evaluations_this_run += len(few)
             self._save(name, energies)
             if counted:
-                self.done += len(which)
+                self.done += len(few)
                 if self.progress:
                     self.progress(self.done, self.planned)
-        return energies
+        return energies[which]
 
     def _save(self, name: str, energies: np.ndarray) -> None:
         self.saved[name] = energies

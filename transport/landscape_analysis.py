@@ -1,4 +1,4 @@
-"""What a single-ion landscape says: level map, percolation energies, free volume."""
+"""What a single-ion landscape says: level map and percolation energies; free volumes are in :mod:`.free_volume`."""
 
 from __future__ import annotations
 
@@ -7,14 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .free_volume import SCORE_THRESHOLD_eV, combined_score, free_fraction, free_fractions
 from .landscape_grid import ScanGrid
 from .percolation import Percolation, level_map, percolate_grid
-from .symmetry import CrystalSymmetry
 
 if TYPE_CHECKING:
-    from pymatgen.core import Structure
-
-FREE_VOLUME_THRESHOLDS_eV = tuple(round(0.1 * k, 1) for k in range(1, 11))
+    from .landscape_refinement import Refinement
 
 
 @dataclass(frozen=True)
@@ -48,9 +46,16 @@ class IonLandscape:
     warnings
         Sentences on what makes the landscape doubtful.
     atoms, evaluations, points
-        Atoms of the cell; energies evaluated; points of the grid.
-    saved_by_exclusion, saved_by_symmetry
-        Points that were not evaluated because they lie in an atom, or because another one is alike.
+        Atoms of the cell; energies evaluated; points of the grid. Points are those evaluated and those saved together.
+    saved_by_exclusion, saved_by_symmetry, saved_by_refinement
+        Points that were not evaluated because they lie in an atom, because another one is alike, or because they do not
+        decide anything; the last have estimated energies.
+    evaluated
+        Whether each point, or one that is alike, was evaluated, shape (n1, n2, n3).
+    percolation_error_eV, mpe_error_eV, free_volume_error
+        What the evaluations left open: how far thresholds may be off in one, two and three dimensions and at the faces
+        of the box, and the expected error of the free volume at its threshold as a share of itself. Zero without
+        refinement, and for energies that were decided.
     """
 
     site_index: int
@@ -71,6 +76,16 @@ class IonLandscape:
     points: int
     saved_by_exclusion: int
     saved_by_symmetry: int
+    saved_by_refinement: int = 0
+    evaluated: np.ndarray | None = field(default=None, repr=False)
+    percolation_error_eV: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    mpe_error_eV: float = 0.0
+    free_volume_error: float = 0.0
+
+    def free_volume(self, threshold_eV: float, connected: bool = True, smeared: bool = False) -> float:
+        """Fraction of the cell below any threshold; parameters as for :meth:`LandscapeResult.free_volume`."""
+        heights = self.level_map_eV if connected else self.values_eV
+        return free_fraction(heights - self.values_eV.min(), threshold_eV, smeared)
 
 
 @dataclass(frozen=True)
@@ -81,9 +96,9 @@ class LandscapeResult:
     ----------
     ions
         One landscape for each ion that was scanned.
-    free_volume_connected, free_volume_disconnected
-        Fraction of the crystal within a threshold in eV of any mobile ion's minimum, ions alike by symmetry to the
-        scanned ones included.
+    union_levels_eV, union_heights_eV
+        Level, or energy, of every point above the minimum of the mobile ion for which it is lowest, ions alike by
+        symmetry to the scanned ones included, shape (n1, n2, n3); ``inf`` where no ion gets.
     spacing_A
         Largest grid step along a cell vector that was used.
     evaluations
@@ -95,12 +110,44 @@ class LandscapeResult:
     """
 
     ions: list[IonLandscape]
-    free_volume_connected: dict[float, float]
-    free_volume_disconnected: dict[float, float]
+    union_levels_eV: np.ndarray = field(repr=False)
+    union_heights_eV: np.ndarray = field(repr=False)
     spacing_A: float
     evaluations: int
     evaluations_this_run: int
     seconds: float
+
+    def free_volume(self, threshold_eV: float, connected: bool = True, smeared: bool = False) -> float:
+        """Fraction of the crystal that any mobile ion has within a threshold.
+
+        Parameters
+        ----------
+        threshold_eV
+            Energy above each ion's minimum.
+        connected
+            Only what the ion reaches from its minimum without rising above the threshold.
+        smeared
+            Mean over the threshold plus each of ``SMEARING_eV``.
+        """
+        return free_fraction(self.union_levels_eV if connected else self.union_heights_eV, threshold_eV, smeared)
+
+    @property
+    def free_volume_connected(self) -> dict[float, float]:
+        """Connected free volumes at ``FREE_VOLUME_THRESHOLDS_eV``."""
+        return free_fractions(self.union_levels_eV)
+
+    @property
+    def free_volume_disconnected(self) -> dict[float, float]:
+        """Disconnected free volumes at ``FREE_VOLUME_THRESHOLDS_eV``."""
+        return free_fractions(self.union_heights_eV)
+
+    @property
+    def score(self) -> float:
+        """Combined score from 0 to 1 of the smeared free volumes, see :func:`combined_score`."""
+        return combined_score(
+            self.free_volume(SCORE_THRESHOLD_eV, connected=True, smeared=True),
+            self.free_volume(SCORE_THRESHOLD_eV, connected=False, smeared=True),
+        )
 
     @property
     def best(self) -> IonLandscape:
@@ -138,12 +185,29 @@ class LandscapeResult:
         return sum(ion.saved_by_exclusion for ion in self.ions)
 
     @property
+    def evaluations_saved_by_refinement(self) -> int:
+        """Points not evaluated because they do not decide anything."""
+        return sum(ion.saved_by_refinement for ion in self.ions)
+
+    @property
+    def points(self) -> int:
+        """Points of the full grids of all ions."""
+        return sum(ion.points for ion in self.ions)
+
+    @property
     def warnings(self) -> list[str]:
         """Warnings of all ions, each once."""
         return list(dict.fromkeys(text for ion in self.ions for text in ion.warnings))
 
 
-def analyse(site_index: int, lattice: np.ndarray, grid: ScanGrid, energies_eV: np.ndarray, atoms: int) -> IonLandscape:
+def analyse(
+    site_index: int,
+    lattice: np.ndarray,
+    grid: ScanGrid,
+    energies_eV: np.ndarray,
+    atoms: int,
+    refinement: Refinement | None = None,
+) -> IonLandscape:
     """Level map, percolation and free volume of one landscape.
 
     Parameters
@@ -158,6 +222,8 @@ def analyse(site_index: int, lattice: np.ndarray, grid: ScanGrid, energies_eV: n
         Total energies, shape ``grid.shape``; ``inf`` at excluded points.
     atoms
         Atoms of the cell.
+    refinement
+        Which of the energies were evaluated and what that leaves open; None where all were.
     """
     reference = float(energies_eV[0, 0, 0])
     values = energies_eV - reference
@@ -177,6 +243,20 @@ def analyse(site_index: int, lattice: np.ndarray, grid: ScanGrid, energies_eV: n
     if percolation.dimension == 0:
         warnings.append("No path between the excluded points crosses the cell; the grid may be too coarse.")
     allowed, irreducible = int(grid.allowed.sum()), len(grid.irreducible)
+    evaluations, refined = irreducible, {}
+    if refinement is not None:
+        evaluations = int(refinement.evaluated.sum())
+        known = np.zeros(values.size, dtype=bool)
+        known[grid.irreducible] = refinement.evaluated
+        refined = {
+            "evaluated": (known[grid.representative] & grid.allowed).reshape(grid.shape),
+            "percolation_error_eV": refinement.percolation_error_eV,
+            "mpe_error_eV": refinement.mpe_error_eV,
+            "free_volume_error": refinement.free_volume_error,
+        }
+        warnings += refinement.warnings()
+    else:
+        refined = {"evaluated": grid.allowed.reshape(grid.shape)}
     return IonLandscape(
         site_index=site_index,
         lattice=lattice,
@@ -185,17 +265,19 @@ def analyse(site_index: int, lattice: np.ndarray, grid: ScanGrid, energies_eV: n
         level_map_eV=levels,
         mpe_eV=minimal_percolation_energy_eV(values, lattice),
         percolation=percolation,
-        free_volume_connected=_fractions(levels - values.min()),
-        free_volume_disconnected=_fractions(values - values.min()),
+        free_volume_connected=free_fractions(levels - values.min()),
+        free_volume_disconnected=free_fractions(values - values.min()),
         reference_energy_eV=reference,
         minimum_offset_A=offset,
         minimum_depth_eV=depth,
         warnings=warnings,
         atoms=atoms,
-        evaluations=irreducible,
+        evaluations=evaluations,
         points=values.size,
         saved_by_exclusion=values.size - allowed,
         saved_by_symmetry=allowed - irreducible,
+        saved_by_refinement=irreducible - evaluations,
+        **refined,
     )
 
 
@@ -216,65 +298,41 @@ def minimal_percolation_energy_eV(values: np.ndarray, lattice: np.ndarray) -> fl
     float
         In eV above the minimum; ``inf`` if no face can be reached.
     """
-    shape = np.array(values.shape)
-    lowest = np.array(np.unravel_index(int(np.argmin(values)), values.shape))
-    along = [(lowest[k] + np.arange(-shape[k], shape[k] + 1)) % shape[k] for k in range(3)]
-    box = values[np.ix_(*along)]
-    middle = int(np.ravel_multi_index(tuple(shape), box.shape))
-    box_cell = lattice * (np.array(box.shape) / shape)[:, None]
-    levels = level_map(box, middle, lattice=box_cell, periodic=False)
+    lowest = int(np.argmin(values))
+    return float(face_level(values, lattice, lowest) - values.flat[lowest])
+
+
+def face_level(values: np.ndarray, lattice: np.ndarray, seed: int) -> float:
+    """Least level on the faces of the box around a point, on the scale of the values; ``inf`` if none is reached.
+
+    Parameters are those of :func:`box_around`.
+    """
+    box, cell = box_around(values, lattice, seed)
+    middle = int(np.ravel_multi_index(values.shape, box.shape))
+    levels = level_map(box, middle, lattice=cell, periodic=False)
     faces = [levels[0], levels[-1], levels[:, 0], levels[:, -1], levels[:, :, 0], levels[:, :, -1]]
-    return float(min(face.min() for face in faces) - values.min())
+    return float(min(face.min() for face in faces))
 
 
-def _fractions(field_eV: np.ndarray) -> dict[float, float]:
-    return {threshold: float((field_eV < threshold).mean()) for threshold in FREE_VOLUME_THRESHOLDS_eV}
-
-
-def union_free_volumes(
-    ions: list[IonLandscape], structure: Structure, symmetry: CrystalSymmetry
-) -> tuple[dict[float, float], dict[float, float]]:
-    """Fractions of the crystal that any mobile ion reaches under each threshold: connected, disconnected.
-
-    Every scanned ion's region is copied by the space group onto its equivalents. Regions whose grids start at different
-    sites, or are turned against each other, are brought to one grid point by point, to the nearest: exact to half a
-    grid step.
+def box_around(values: np.ndarray, lattice: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Box of 2 x 2 x 2 cells, both faces of every pair included, with a point of the landscape in its middle.
 
     Parameters
     ----------
-    ions
-        Landscapes in the same supercell.
-    structure, symmetry
-        The crystal.
-    """
-    from pymatgen.util.coord import lattice_points_in_supercell
+    values
+        Periodic landscape, or anything else on its grid, shape (n1, n2, n3).
+    lattice
+        Its cell, vectors as rows in Angstrom.
+    seed
+        Flat index of the point in the middle.
 
-    lattice = ions[0].lattice
-    shape = np.array(max((ion.values_eV.shape for ion in ions), key=lambda s: int(np.prod(s))))
-    to_grid = np.linalg.inv(lattice)
-    to_primitive = np.linalg.inv(symmetry.primitive_lattice)
-    copies = lattice_points_in_supercell(np.rint(lattice @ to_primitive).astype(int))
-    origin = ions[0].origin_frac
-    unions: list[dict[float, float]] = []
-    for name in ("level_map_eV", "values_eV"):
-        least = np.full(tuple(shape), np.inf)
-        for ion in ions:
-            heights = getattr(ion, name) - ion.values_eV.min()
-            low = np.argwhere(heights < FREE_VOLUME_THRESHOLDS_eV[-1])
-            # The region as it lies round the ion's site, in fractions of the primitive lattice.
-            step = low / np.array(ion.values_eV.shape)
-            step -= np.rint(step)
-            site = symmetry.site_to_primitive[ion.site_index]
-            home = (
-                structure.cart_coords[ion.site_index] - symmetry.site_cells[ion.site_index] @ symmetry.primitive_lattice
-            )
-            region = (home + step @ lattice) @ to_primitive
-            # One operation for each equivalent site; others that lead there give the same region.
-            _, first = np.unique(symmetry.permutations[:, site], return_index=True)
-            for k in first:
-                turned = (region @ symmetry.rotations[k].T + symmetry.translations[k]) @ symmetry.primitive_lattice
-                for copy in copies:
-                    index = np.rint((turned @ to_grid + copy - origin) * shape).astype(int) % shape
-                    np.minimum.at(least, tuple(index.T), heights[tuple(low.T)])
-        unions.append(_fractions(least))
-    return unions[0], unions[1]
+    Returns
+    -------
+    tuple of numpy.ndarray
+        The box, shape (2 n1 + 1, 2 n2 + 1, 2 n3 + 1), and the cell of which it would be one period.
+    """
+    shape = np.array(values.shape)
+    centre = np.array(np.unravel_index(seed, values.shape))
+    along = [(centre[k] + np.arange(-shape[k], shape[k] + 1)) % shape[k] for k in range(3)]
+    box = values[np.ix_(*along)]
+    return box, lattice * (np.array(box.shape) / shape)[:, None]

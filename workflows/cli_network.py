@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from . import console
+from .cli_landscapes import only_structure
 from .cli_stages import (
     AsJson,
     Files,
     Ion,
     Oxidation,
     _leave,
-    _only_structure,
     _oxidation_states,
     answer_text,
     structure_answers,
@@ -81,7 +81,7 @@ def network(
             raise typer.BadParameter(f"--{name} {path}: the name has to end with {' or '.join(suffixes)}.")
         console.check_output_file(path, files)
     if wanted:
-        _only_structure(files, " and ".join(f"--{name}" for name in wanted))
+        only_structure(files, " and ".join(f"--{name}" for name in wanted))
 
     def evaluate(structure: Structure) -> tuple[dict[str, Any], InterstitialNetwork]:
         found = interstitial_network(structure, ion, settings, states)

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from ..makers.settings import StageSettings
     from ..makers.stage import StageMaker
     from ..transport.structures import NamedStructure
-    from .landscape_outputs import OutputFiles
 
 Files = Annotated[
     list[Path], typer.Argument(help="Structure files: CIF, POSCAR, JSON or JSON lines.", show_default=False)
@@ -79,21 +78,13 @@ def bvse(
     if not any(outputs.values()):
         _run(context, "bvse", files, ion, as_json, chosen)
         return
-    from .landscape_outputs import OutputFiles
+    from .cli_landscapes import bond_valence_outputs, wanted_outputs
 
-    wanted = OutputFiles(**outputs, dimension=dimension)
-    try:
-        wanted.check()
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
-    options = " and ".join(f"--{name}" for name in wanted.named())
-    structure = _only_structure(files, options)
-    for each in wanted.named().values():
-        console.check_output_file(each, files)
+    wanted, structure = wanted_outputs(files, dimension, outputs)
     documents = _run(context, "bvse", files, ion, as_json, chosen, leave=False)
     _leave(documents)
     if structure is not None:
-        _write_landscape(wanted, structure, ion, _settings("bvse", chosen), documents[0], as_json)
+        bond_valence_outputs(wanted, structure, ion, _settings("bvse", chosen), documents[0], as_json)
 
 
 def gnn(
@@ -104,10 +95,45 @@ def gnn(
 
 
 def scan(
-    context: typer.Context, files: Files, ion: Ion = "Li", as_json: AsJson = False, settings: Settings = None
+    context: typer.Context,
+    files: Files,
+    ion: Ion = "Li",
+    as_json: AsJson = False,
+    settings: Settings = None,
+    volume: Annotated[
+        Path | None, typer.Option(help="Write the energies of one structure here: .cube, .vasp or .grd.")
+    ] = None,
+    levels: Annotated[
+        Path | None, typer.Option(help="Write the level map of one structure here: .cube, .vasp or .grd.")
+    ] = None,
+    figure: Annotated[
+        Path | None, typer.Option(help="Draw the percolating path in the crystal of one structure here (.html).")
+    ] = None,
+    slice_: Annotated[
+        Path | None,
+        typer.Option("--slice", help="Draw energies and level map in a plane through the bottleneck here (.html)."),
+    ] = None,
+    path: Annotated[
+        Path | None, typer.Option(help="Write the percolating paths of one structure here: .json or .xyz.")
+    ] = None,
+    dimension: Annotated[
+        int, typer.Option(min=1, max=3, help="Independent directions that the drawn path crosses.")
+    ] = 1,
 ) -> None:
     """Energy landscape of a single ion: percolation energies and free volume."""
-    _run(context, "pes", files, ion, as_json, settings)
+    outputs = {"volume": volume, "levels": levels, "figure": figure, "slice": slice_, "path": path}
+    if not any(outputs.values()):
+        _run(context, "pes", files, ion, as_json, settings)
+        return
+    from .assembly import stage_maker
+    from .cli_landscapes import scan_outputs, wanted_outputs
+
+    wanted, structure = wanted_outputs(files, dimension, outputs)
+    documents = _run(context, "pes", files, ion, as_json, settings, leave=False)
+    _leave(documents)
+    if structure is not None:
+        maker = stage_maker("pes", ion, _settings("pes", settings))
+        scan_outputs(wanted, structure, maker, context.obj.home / "checkpoints", as_json)  # type: ignore[arg-type]
 
 
 def neb(
@@ -142,54 +168,6 @@ def dft(
 ) -> None:
     """Write the inputs of a VASP NEB; the band is made with the neb stage first."""
     _run(context, "dft", files, ion, as_json, [*(settings or []), f"folder={json.dumps(str(folder.absolute()))}"])
-
-
-def _only_structure(files: list[Path], options: str) -> Structure | None:
-    """The one structure that outputs are made for; nothing when it cannot be read, which the stage says itself."""
-    from ..transport.structures import read_structures
-
-    if len(files) > 1:
-        raise typer.BadParameter(f"{options} can show one structure only; give one file.")
-    if files[0].is_dir():
-        return None
-    with console.quiet_stdout():
-        entries = read_structures(files[0])
-    if len(entries) > 1:
-        raise typer.BadParameter(
-            f"{options} can show one structure only, and {files[0]} holds {len(entries)}; give one."
-        )
-    return entries[0].structure if entries else None
-
-
-def _write_landscape(
-    wanted: OutputFiles,
-    structure: Structure,
-    ion: str,
-    settings: StageSettings,
-    document: dict[str, Any],
-    as_json: bool,
-) -> None:
-    """Write the outputs of the bvse stage and say so; standard output stays JSON where that was asked for."""
-    from ..transport.errors import CandidateError
-    from .landscape_outputs import write_outputs
-    from .terminal import is_prediction
-
-    if is_prediction({"source": document["barrier_source"]}):
-        console.complain(
-            "There is no landscape to show: the barrier is a prediction of the interstitial network, because the "
-            "bond-valence table has no parameters for this crystal."
-        )
-        raise typer.Exit(1)
-    barriers = {k: document[f"barrier_{k}d_eV"] for k in (1, 2, 3)}
-    try:
-        with console.quiet_stdout(), console.at_work("drawing"):
-            said = write_outputs(wanted, structure, ion, settings, barriers)  # type: ignore[arg-type]
-    except CandidateError as error:
-        console.complain(str(error))
-        raise typer.Exit(1) from error
-    if not as_json:
-        for name, text in said.items():
-            console.say(f"  {name}: {text}")
 
 
 def _oxidation_states(text: str) -> dict[str, float]:
@@ -367,6 +345,7 @@ def _found(answer: dict[str, Any]) -> str:
         parts.append(f"MPE {'none' if energy is None else f'{energy:.3f} eV'}")
         share = answer["connected_free_volume_fraction"]
         parts.append(f"free volume below {answer['free_volume_threshold_eV']:.2g} eV: {share:.2%} connected")
+        parts.append(f"{answer['evaluations']} energies for {answer['points']} points")
     if "folder" in answer and answer["stage"] == "dft":
         parts.append(f"{answer['images_written']} images written to {answer['folder']} (POTCAR: {answer['potcar']})")
     parts += _from_the_interstitial_network(answer)

@@ -7,6 +7,7 @@ saddle points that the stage reports.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,12 +40,19 @@ class OutputFiles:
     figure: Path | None = None
     slice: Path | None = None
     path: Path | None = None
+    levels: Path | None = None
     dimension: int = 1
 
     def named(self) -> dict[str, Path]:
         """The files that are wanted, by what they are."""
-        chosen = {"volume": self.volume, "figure": self.figure, "slice": self.slice, "path": self.path}
+        chosen = {"volume": self.volume, "figure": self.figure, "slice": self.slice, "path": self.path,
+                  "levels": self.levels}  # fmt: skip
         return {name: path for name, path in chosen.items() if path is not None}
+
+    @property
+    def draws(self) -> bool:
+        """Whether anything is drawn, for which the ion must percolate."""
+        return {self.figure, self.slice, self.path} != {None}
 
     def check(self) -> None:
         """Refuse file names whose suffix names no format.
@@ -56,8 +64,9 @@ class OutputFiles:
         """
         from ..transport.volumetric import check_volume_suffix
 
-        if self.volume is not None:
-            check_volume_suffix(self.volume)
+        for volume in (self.volume, self.levels):
+            if volume is not None:
+                check_volume_suffix(volume)
         for path, what, suffixes in (
             (self.figure, "figure", FIGURE_SUFFIXES),
             (self.slice, "slice", FIGURE_SUFFIXES),
@@ -102,26 +111,56 @@ def write_outputs(
     CandidateError
         The crystal cannot be answered for, or does not percolate in so many directions.
     """
-    said = {}
-    drawn = {files.figure, files.slice, files.path} != {None}
-    if drawn:
+    fine = landscape = None
+    if files.draws:
         # Before anything is written: where nothing percolates, there shall be no file either.
         volume_A3 = _primitive_volume_A3(structure)
         spacing = max(min(FIGURE_SPACING_A, settings.spacing_A), (volume_A3 / MAX_FIGURE_POINTS) ** (1 / 3))
         fine = bond_valence_landscape(structure, ion, settings, spacing, barriers_eV)
-        paths = fine.paths(files.dimension)
-    for path in files.named().values():
-        path.parent.mkdir(parents=True, exist_ok=True)
+        fine.paths(files.dimension)
     if files.volume is not None:
         landscape = bond_valence_landscape(structure, ion, settings, barriers_eV=barriers_eV)
-        said["volume"] = _write_volume(files.volume, landscape)
-    if not drawn:
+    return write_landscape(files, landscape, fine)
+
+
+def write_landscape(files: OutputFiles, coarse: Landscape | None, fine: Landscape | None) -> dict[str, str]:
+    """Write what was asked for about one landscape.
+
+    Parameters
+    ----------
+    files
+        Where.
+    coarse
+        What volumes are written of; None where there are none.
+    fine
+        What figures and paths are drawn of; None where there are none.
+
+    Returns
+    -------
+    dict
+        One line for a person about every file, by what it is.
+
+    Raises
+    ------
+    CandidateError
+        The ion does not percolate in so many directions; then nothing was written.
+    """
+    said = {}
+    paths = fine.paths(files.dimension) if fine is not None else []
+    for path in files.named().values():
+        path.parent.mkdir(parents=True, exist_ok=True)
+    if files.volume is not None and coarse is not None:
+        said["volume"] = _write_volume(files.volume, coarse)
+    if files.levels is not None and coarse is not None and coarse.levels is not None:
+        levels = dataclasses.replace(coarse, values=coarse.levels, method="lowest level at which it gets there")
+        said["levels"] = _write_volume(files.levels, levels)
+    if fine is None:
         return said
     if files.path is not None:
         said["path"] = write_path(files.path, fine, files.dimension)
     level, lowest = fine.percolation.thresholds_eV, fine.percolation.component_minimum_eV
     k = files.dimension - 1
-    shown = (fine.structure, fine.values, paths, level[k], ion, fine.title(files.dimension), lowest[k])
+    shown = (fine.structure, fine.values, paths, level[k], fine.ion, fine.title(files.dimension), lowest[k])
     if files.figure is not None:
         from .landscape_figures import landscape_figure
 
@@ -131,7 +170,7 @@ def write_outputs(
     if files.slice is not None:
         from .landscape_slices import slice_figure
 
-        figure = slice_figure(*shown)
+        figure = slice_figure(*shown, levels=fine.levels)
         figure.write_html(files.slice)
         said["slice"] = f"{files.slice} ({files.dimension}D)"
     return said

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import plotly.graph_objects as go
+from plotly.subplots import make_subplots
 
 from ..transport.percolation_paths import PercolationPath
 from ..transport.volumetric import majority_structure
@@ -23,6 +24,9 @@ NEAR_PLANE_A = 0.5
 COLOURS = "Blues_r"
 """Deep where the ion rests, white where it cannot be."""
 
+PANELS = ("energy", "level: the lowest ceiling under which the ion gets there")
+"""Titles of the two panels where the level map is shown, too."""
+
 PATH_COLOUR, SITE_COLOUR = "#e07b39", "#7b3fb5"
 
 
@@ -36,6 +40,7 @@ def slice_figure(
     minimum_eV: float | None = None,
     plane: tuple[int, int] | None = None,
     ceiling_eV: float | None = None,
+    levels: np.ndarray | None = None,
 ) -> go.Figure:
     """Energies in a plane through the bottleneck, with true lengths and angles.
 
@@ -49,6 +54,8 @@ def slice_figure(
     ceiling_eV
         Energies higher than this above ``minimum_eV`` share one colour; twice the threshold's height, 0.5 eV at least,
         when absent.
+    levels
+        Level map on the grid of ``values``: shown in the same plane beside the energies, on the same scale of colours.
 
     Returns
     -------
@@ -64,37 +71,24 @@ def slice_figure(
     reach = _window(path, lattice, along, across, centre, plane)
     x, y = (np.linspace(-r, r, max(2, round(2 * r / 0.06))) for r in reach)
     points = (x[None, :, None] * along + y[:, None, None] * across) @ np.linalg.inv(lattice) + centre
-    energies = sample_periodic(np.minimum(values, lowest + 4 * ceiling), points) - lowest
-    shown = energies.astype(np.float32)
-    traces: list[Any] = [
-        go.Heatmap(
-            x=x, y=y, z=shown, zmin=0.0, zmax=ceiling, colorscale=COLOURS, name="",
-            colorbar={
-                "title": {"text": f"energy / eV, cut off at {ceiling:.2f}", "side": "right", "font": {"size": 12}},
-                "thickness": 12, "outlinewidth": 0,
-            },
-            hovertemplate="%{x:.2f} Å, %{y:.2f} Å: %{z:.2f} eV above the component's minimum<extra></extra>",
-            zsmooth="best",
-        ),
-        go.Contour(
-            x=x, y=y, z=shown, showscale=False, hoverinfo="skip", name=f"threshold, {threshold_eV - lowest:.2f} eV",
-            showlegend=True, contours={"coloring": "none", "start": threshold_eV - lowest, "size": 1.0,
-                                       "end": threshold_eV - lowest},
-            line={"color": INK, "width": 1.2, "dash": "dot"},
-        ),
-    ]  # fmt: skip
+    fields = [values] if levels is None else [values, levels]
+    figure = go.Figure() if levels is None else make_subplots(1, 2, subplot_titles=PANELS, horizontal_spacing=0.07)
     frame = np.stack([along, across, np.cross(along, across)])
-    traces += _slice_path(path, lattice, frame, centre, reach, lowest)
-    traces += _slice_atoms(structure, ion, frame, centre, reach)
-    traces.append(
-        go.Scatter(
-            x=[0.0], y=[0.0], mode="markers", name="bottleneck",
-            marker={"symbol": "diamond", "size": 12, "color": BOTTLENECK, "line": {"color": "white", "width": 1.5}},
-            hovertemplate=f"bottleneck, {path.level_eV - lowest:.3f} eV<extra></extra>",
-        )
-    )  # fmt: skip
-    figure = go.Figure(traces)
-    width = 900
+    for number, field in enumerate(fields):
+        shown = sample_periodic(np.minimum(field, lowest + 4 * ceiling), points) - lowest
+        traces = [
+            *_heights(x, y, shown.astype(np.float32), ceiling, threshold_eV - lowest),
+            *_slice_path(path, lattice, frame, centre, reach, lowest),
+            *_slice_atoms(structure, ion, frame, centre, reach),
+            _slice_bottleneck(path.level_eV - lowest),
+        ]
+        if number:  # one legend and one scale for both
+            traces[0].update(showscale=False)
+            for trace in traces[1:]:
+                trace.update(showlegend=False)
+        figure.add_traces(traces, **({} if levels is None else {"rows": 1, "cols": number + 1}))
+    width = 900 if levels is None else 1500
+    room = width - 220 if levels is None else (width - 280) / 2
     axis = {"showgrid": False, "zeroline": False, "ticks": "outside", "constrain": "domain", "automargin": True}
     figure.update_layout(
         template="none",
@@ -109,15 +103,47 @@ def slice_figure(
             "font": {"size": 16},
         },
         width=width,
-        height=int(np.clip(220 + (width - 220) * reach[1] / reach[0], 420, 1000)),
+        height=int(np.clip(220 + room * reach[1] / reach[0], 420, 1000)),
         paper_bgcolor="white",
         margin={"l": 64, "r": 16, "t": 126, "b": 56},
         hoverlabel={"font": {"family": FONT}},
         legend={"orientation": "h", "yanchor": "bottom", "y": 1.01, "xanchor": "left", "x": 0.0},
-        xaxis={**axis, "title": {"text": f"{names[0]} / Å"}, "range": [-reach[0], reach[0]]},
-        yaxis={**axis, "title": {"text": f"{names[1]} / Å"}, "range": [-reach[1], reach[1]], "scaleanchor": "x"},
     )
+    figure.update_xaxes(**axis, title={"text": f"{names[0]} / Å"}, range=[-reach[0], reach[0]])
+    for number in range(len(fields)):
+        figure.update_yaxes(
+            **axis, title={"text": f"{names[1]} / Å"}, range=[-reach[1], reach[1]],
+            scaleanchor="x2" if number else "x", **({} if levels is None else {"row": 1, "col": number + 1}),
+        )  # fmt: skip
     return figure
+
+
+def _heights(x: np.ndarray, y: np.ndarray, shown: np.ndarray, ceiling: float, threshold: float) -> list[Any]:
+    """Colours and the contour of the threshold; energies above the component's minimum."""
+    return [
+        go.Heatmap(
+            x=x, y=y, z=shown, zmin=0.0, zmax=ceiling, colorscale=COLOURS, name="",
+            colorbar={
+                "title": {"text": f"energy / eV, cut off at {ceiling:.2f}", "side": "right", "font": {"size": 12}},
+                "thickness": 12, "outlinewidth": 0,
+            },
+            hovertemplate="%{x:.2f} Å, %{y:.2f} Å: %{z:.2f} eV above the component's minimum<extra></extra>",
+            zsmooth="best",
+        ),
+        go.Contour(
+            x=x, y=y, z=shown, showscale=False, hoverinfo="skip", name=f"threshold, {threshold:.2f} eV",
+            showlegend=True, contours={"coloring": "none", "start": threshold, "size": 1.0, "end": threshold},
+            line={"color": INK, "width": 1.2, "dash": "dot"},
+        ),
+    ]  # fmt: skip
+
+
+def _slice_bottleneck(height: float) -> Any:
+    return go.Scatter(
+        x=[0.0], y=[0.0], mode="markers", name="bottleneck",
+        marker={"symbol": "diamond", "size": 12, "color": BOTTLENECK, "line": {"color": "white", "width": 1.5}},
+        hovertemplate=f"bottleneck, {height:.3f} eV<extra></extra>",
+    )  # fmt: skip
 
 
 def _plane_axes(

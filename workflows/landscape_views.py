@@ -37,6 +37,8 @@ class Landscape:
         What the energies are, for titles.
     barriers_eV
         Barriers that the stage reports, where they are not those of this very grid.
+    levels
+        Level map on the grid of ``values``, where the stage has one.
     """
 
     structure: Structure
@@ -44,6 +46,7 @@ class Landscape:
     values: np.ndarray
     method: str
     barriers_eV: dict[int, float | None] = field(default_factory=dict)
+    levels: np.ndarray | None = None
 
     @property
     def lattice(self) -> np.ndarray:
@@ -156,7 +159,9 @@ def scanned_landscape(structure: Structure, ion: str, scan: IonLandscape) -> Lan
         structure=crystal_in_cell(structure, scan.lattice, scan.origin_frac),
         ion=ion,
         values=scan.values_eV,
-        method="energy of one ion moved through the crystal",
+        method="energy of one ion moved through the crystal"
+        + (f", {scan.evaluations} points evaluated and the others estimated" if scan.saved_by_refinement else ""),
+        levels=scan.level_map_eV,
     )
 
 

@@ -328,5 +328,6 @@ def short_label(quantity: Quantity) -> str:
         Quantity.MINIMAL_PERCOLATION_ENERGY: "min. percolation energy",
         Quantity.CONNECTED_FREE_VOLUME: "connected free volume",
         Quantity.DISCONNECTED_FREE_VOLUME: "disconnected free volume",
+        Quantity.FREE_VOLUME_SCORE: "free volume score",
     }
     return names.get(quantity, quantity.label)

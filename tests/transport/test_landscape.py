@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,44 +17,11 @@ from hopflow.transport.landscape_grid import build_grid
 from hopflow.transport.symmetry import space_group_operations
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from moved_ion import Killed, PairPotential
 from pymatgen.core import Lattice, Structure
 from scipy import ndimage
 
 SHARED = Path(os.environ.get("HOPFLOW_SHARED", Path(__file__).parents[3] / "shared"))
-
-
-class Killed(Exception):  # noqa: N818
-    """Stands for a signal that ends the process."""
-
-
-class PairPotential:
-    """Born-Mayer repulsion and a short-ranged attraction between the last atom and all others."""
-
-    name, weights_sha256, method = "pairs", "0" * 64, "analytic"
-
-    def __init__(self, binding_eV: float = 2.0) -> None:
-        self.binding_eV = binding_eV
-        self.asked: list[bytes] = []
-        self.calls = 0
-        self.killed_at_call: int | None = None
-
-    def energies(self, images: Sequence[Atoms]) -> np.ndarray:
-        self.calls += 1
-        if self.calls == self.killed_at_call:
-            raise Killed
-        self.asked.extend(atoms.positions.round(9).tobytes() for atoms in images)
-        return np.array([self._energy(atoms) for atoms in images])
-
-    def _energy(self, atoms: Atoms) -> float:
-        cells = np.stack(np.meshgrid(*[np.arange(-3, 4)] * 3, indexing="ij"), -1).reshape(-1, 1, 3) @ atoms.cell.array
-        distance = np.linalg.norm(atoms.positions[:-1] + cells - atoms.positions[-1], axis=-1)
-        size = np.where(atoms.numbers[:-1] == 3, 3.0, 1.0)
-        # The same round sphere of neighbours for every point, or symmetry would be broken by the sum.
-        pairs = size * 900.0 * np.exp(-distance / 0.3) - self.binding_eV * np.exp(-distance / 0.5)
-        return float(pairs[distance < 8.0].sum() if (distance < 8.0).any() else 0.0)
-
-    def energies_and_forces(self, images: Sequence[Atoms]) -> tuple[np.ndarray, list[np.ndarray]]:
-        raise AssertionError(f"a scan needs the energies of {len(images)} images alone")
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +37,7 @@ def nitride() -> Structure:
 
 
 CRYSTALS = pytest.mark.parametrize("name", ["rock_salt", "nitride"])
-COARSE = ScanSettings(spacing_A=0.5, max_evaluations=None, max_ions=None, min_length_A=4.0)
+COARSE = ScanSettings(spacing_A=0.5, max_evaluations=None, max_ions=None, min_length_A=4.0, refine=False)
 
 
 @CRYSTALS
@@ -174,7 +140,7 @@ def test_known_surface() -> None:
             return float((np.array([0.2, 0.5, 0.9]) / 2 * (1 - np.cos(2 * np.pi * frac))).sum())
 
     lonely = Structure(Lattice.orthorhombic(6.0, 7.0, 8.0), ["Li"], [(0, 0, 0)])
-    scan = ScanSettings(spacing_A=0.5, max_evaluations=None)
+    scan = ScanSettings(spacing_A=0.5, max_evaluations=None, refine=False)
     result = scan_landscape(lonely, "Li", Cosines(), scan)
     assert result.percolation.barriers_eV == pytest.approx((0.2, 0.5, 0.9), abs=1e-9)
     # The faces of the 2 x 2 x 2 box lie one cell from the middle: a translate, reached over the lowest barrier.
@@ -304,6 +270,10 @@ def test_what_cannot_be_scanned(rock_salt: Structure) -> None:
     with pytest.raises(StructureError, match="partly occupied"):
         scan_landscape(disordered, "Li", PairPotential())
 
+    with pytest.raises(StructureError, match="lower exclusion_radius_A") as crowded:
+        scan_landscape(rock_salt, "Li", PairPotential(), replace(COARSE, exclusion_radius_A=2.2))
+    assert crowded.value.reason is Reason.CLOSE_CONTACT
+
     class Broken(PairPotential):
         def _energy(self, atoms: Atoms) -> float:
             return float("nan") * len(atoms)
@@ -324,7 +294,7 @@ def test_m3gnet_landscape_without_symmetry_is_the_same(rock_salt: Structure, mon
     except WeightsError as error:
         pytest.skip(f"no package carries these weights: {error}")
     potential = load_potential(name, path=weights)
-    scan = ScanSettings(spacing_A=0.7, max_evaluations=None, min_length_A=4.0)
+    scan = ScanSettings(spacing_A=0.7, max_evaluations=None, min_length_A=4.0, refine=False)
     reduced = scan_landscape(rock_salt, "Li", potential, scan).best
     identity = (np.eye(3, dtype=int)[None], np.zeros((1, 3)))
     monkeypatch.setattr(landscape_module, "space_group_operations", lambda *_: identity)
