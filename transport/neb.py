@@ -30,7 +30,7 @@ from .errors import CandidateError, NonFiniteEnergyError, NotConvergedError, Rea
 from .optimizers import LimitedMemoryBFGS
 from .paths import MigrationPath
 
-__all__ = ["BandProgress", "BandResult", "BandSettings", "run_band"]
+__all__ = ["BandProgress", "BandResult", "BandSettings", "band_key", "run_band"]
 
 # End points nearer to each other than this share of the hop are one minimum.
 _MERGED_FRACTION = 0.3
@@ -72,13 +72,27 @@ def run_band(
         ``ENDPOINT_RAN_AWAY``, ``NOT_CONVERGED``, ``UNPHYSICAL_BARRIER`` or ``NON_FINITE_ENERGY``.
     """
     run = _BandRun(path, potential, settings or BandSettings(), checkpoint, progress)
-    try:
-        run.relax_endpoints()
-        run.relax_band()
-        run.check_barrier()
-    except (NotConvergedError, NonFiniteEnergyError) as error:
-        return run.result(error)
-    return run.result(None)
+    if run.failure is None:
+        try:
+            run.relax_endpoints()
+            run.relax_band()
+            run.check_barrier()
+        except (NotConvergedError, NonFiniteEnergyError) as error:
+            run.failure = error
+    run.finish()
+    return run.result()
+
+
+def band_key(path: MigrationPath, potential: Potential, settings: BandSettings) -> str:
+    """What a band depends on, as 64 hexadecimal digits: the key that its checkpoint carries."""
+    return content_key(
+        lattice=np.asarray(path.lattice, dtype=float),
+        framework=np.asarray(path.framework_frac_coords, dtype=float),
+        ion_path=np.asarray(path.path_frac_coords, dtype=float),
+        species=[*path.framework_species, path.ion],
+        settings=asdict(settings),
+        potential=[potential.name, potential.weights_sha256, potential.method],
+    )
 
 
 class _BandRun:
@@ -106,18 +120,13 @@ class _BandRun:
         self.phase = "endpoints"
         self.counts = {"endpoint_steps": 0, "steps": 0, "evaluations": 0}
         self.seconds = 0.0
+        self.evaluated = False
         self.climbing: int | None = None
         self.residual = np.nan
         self.merged = False
+        self.failure: CandidateError | None = None
         self.optimizers = [self._optimizer(), self._optimizer()]
-        self.key = content_key(
-            lattice=np.asarray(path.lattice, dtype=float),
-            framework=np.asarray(path.framework_frac_coords, dtype=float),
-            ion_path=np.asarray(path.path_frac_coords, dtype=float),
-            species=[*path.framework_species, path.ion],
-            settings=asdict(settings),
-            potential=[potential.name, potential.weights_sha256, potential.method],
-        )
+        self.key = band_key(path, potential, settings)
         saved = load_checkpoint(checkpoint, self.key)
         if saved is not None:
             self._restore(saved)
@@ -236,6 +245,7 @@ class _BandRun:
         """Energies and forces of images in one call; saves a checkpoint."""
         if not which:
             return
+        self.evaluated = True
         atoms = [self._atoms(k) for k in which]
         energies, forces = self.potential.energies_and_forces(atoms)
         stacked = np.stack([np.asarray(f, dtype=float) for f in forces])
@@ -256,7 +266,8 @@ class _BandRun:
         return LimitedMemoryBFGS(max_step_A=self.settings.max_step_A)
 
     def _elapsed(self) -> float:
-        return self.seconds + time.perf_counter() - self.began
+        """Wall time of all runs together; one that only reads a finished band from its file adds nothing."""
+        return self.seconds + (time.perf_counter() - self.began if self.evaluated else 0.0)
 
     def _save(self) -> None:
         if self.checkpoint is None:
@@ -269,7 +280,10 @@ class _BandRun:
             "residual": np.array(self.residual),
             "climbing": np.array(-1 if self.climbing is None else self.climbing),
             "seconds": np.array(self._elapsed()),
+            "merged": np.array(self.merged),
         }
+        if self.failure is not None:
+            arrays["failure"] = np.array([str(self.failure.reason), str(self.failure)])
         arrays |= {name: np.array(count) for name, count in self.counts.items()}
         for e, optimizer in enumerate(self.optimizers):
             arrays |= optimizer.state(f"optimizer{e}_")
@@ -282,13 +296,23 @@ class _BandRun:
         self.climbing = None if saved["climbing"] < 0 else int(saved["climbing"])
         self.seconds = float(saved["seconds"])
         self.counts = {name: int(saved[name]) for name in self.counts}
+        self.merged = bool(saved["merged"])
+        if "failure" in saved:
+            reason, message = map(str, saved["failure"])
+            self.failure = CandidateError(message, Reason(reason))
         self.optimizers = [self._optimizer() for _ in range(2 if self.phase == "endpoints" else 1)]
         for e, optimizer in enumerate(self.optimizers):
             optimizer.restore(f"optimizer{e}_", saved)
 
-    def result(self, error: CandidateError | None) -> BandResult:
-        """The outcome so far; barriers only where there is no error."""
-        energies = self.energies
+    def finish(self) -> None:
+        """Keep the outcome, so that a second run is answered from it."""
+        if self.evaluated:
+            self.seconds, self.evaluated = self._elapsed(), False
+            self._save()
+
+    def result(self) -> BandResult:
+        """The outcome; barriers only where nothing has failed."""
+        energies, error = self.energies, self.failure
         evaluated = bool(np.isfinite(energies).all())
         barriers: dict[str, float | None] = dict.fromkeys(BARRIERS)
         if error is None:

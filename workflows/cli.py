@@ -13,6 +13,7 @@ import typer
 
 from . import (
     cli_answers,
+    cli_bands,
     cli_barriers,
     cli_campaigns,
     cli_dft,
@@ -36,6 +37,7 @@ app = typer.Typer(
 cli_campaigns.register(app)
 cli_answers.register(app)
 cli_stages.register(app)
+cli_bands.register(app)
 app.add_typer(cli_dft.app, name="dft", rich_help_panel="Stages on structure files")
 cli_network.register(app)
 cli_learning.register(app)
