@@ -164,6 +164,19 @@ class PathBandSettings(BaseModel):
     run_away_A: float = Field(
         BandSettings.run_away_A, gt=0, description="An end point whose ion relaxes farther than this ran away, in Å."
     )
+    max_framework_move_A: float = Field(
+        BandSettings.max_framework_move_A,
+        gt=0,
+        description="A framework atom that leaves its site by more than this has collapsed, in Å.",
+    )
+    max_barrier_eV: float = Field(BandSettings.max_barrier_eV, gt=0, description="Larger barriers are refused, in eV.")
+    split: bool = Field(BandSettings.split, description="Run a band that passes a minimum as several hops.")
+    upper_bound_eV: float | None = Field(
+        BandSettings.upper_bound_eV,
+        gt=0,
+        description="End a band once its highest point lies less than this above the lower end point, in eV: an early "
+        "verdict, marked as such and without a barrier.",
+    )
 
     def band(self) -> BandSettings:
         """The same for :func:`..transport.neb.run_band`."""

@@ -90,6 +90,10 @@ class BandAnswer:
         Steps of the end points and of the band.
     seconds
         Wall time, of killed and resumed runs together.
+    hops
+        Hops that the path consists of; more than one where its band passes minima and was split.
+    barrier_upper_bound_eV
+        Of a band that was ended early, as ``upper_bound_eV`` asks for: what its barrier lies below.
     potential, weights_sha256, method
         Who gave the energies.
     """
@@ -107,6 +111,8 @@ class BandAnswer:
     endpoint_steps: int = 0
     steps: int = 0
     seconds: float = 0.0
+    hops: int | None = None
+    barrier_upper_bound_eV: float | None = None
     potential: str = ""
     weights_sha256: str = ""
     method: str = ""
@@ -178,6 +184,8 @@ def answer_band(entry: PathRow, job: BandJob, file_name: str | None = None) -> B
         endpoint_steps=result.endpoint_steps,
         steps=result.steps,
         seconds=result.seconds,
+        hops=result.hops,
+        barrier_upper_bound_eV=result.barrier_upper_bound_eV,
     )
 
 

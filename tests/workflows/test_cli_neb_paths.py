@@ -24,7 +24,7 @@ from path_tables import path_row, path_table, write_table
 KEYS = [
     *("path_id", "barrier_eV", "barrier_forward_eV", "barrier_reverse_eV", "splined_span_eV", "converged", "reason"),
     *("error", "max_force_eV_per_A", "evaluations", "endpoint_steps", "steps", "seconds"),
-    *("potential", "weights_sha256", "method"),
+    *("hops", "barrier_upper_bound_eV", "potential", "weights_sha256", "method"),
 ]
 QUICK = ("--set", "images=3", "--set", "max_force_eV_per_A=0.2")
 
@@ -152,12 +152,22 @@ def test_an_unconverged_band_is_no_barrier(tmp_path, pairs):
     file = write_table(salt_rows()[:1], tmp_path / "rows.jsonl")
     (answer,) = answers(tmp_path, file, "--set", "max_steps=1", "--set", "max_force_eV_per_A=0.001", code=1)
     barriers = [value for key, value in answer.items() if key.startswith(("barrier", "splined"))]
-    assert barriers == [None] * 4
+    assert barriers == [None] * 5
     assert answer["reason"] == "not_converged"
     assert answer["max_force_eV_per_A"] > 0.001
     spent = pairs.evaluations
     assert answers(tmp_path, file, "--set", "max_steps=1", "--set", "max_force_eV_per_A=0.001", code=1) == [answer]
     assert pairs.evaluations == spent
+
+
+def test_an_early_verdict_is_marked_and_is_no_barrier(tmp_path, pairs):
+    file = write_table(salt_rows()[:1], tmp_path / "rows.jsonl")
+    (whole,) = answers(tmp_path, file)
+    (answer,) = answers(tmp_path, file, "--set", "upper_bound_eV=2", code=1)
+    assert (answer["reason"], answer["barrier_eV"], answer["converged"]) == ("early_verdict", None, False)
+    assert whole["barrier_forward_eV"] <= answer["barrier_upper_bound_eV"] <= 2
+    assert answer["evaluations"] < whole["evaluations"]
+    assert whole["barrier_upper_bound_eV"] is None
 
 
 def test_processes_give_the_same_answers_in_the_same_order(tmp_path):
