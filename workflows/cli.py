@@ -15,6 +15,7 @@ from . import (
     cli_answers,
     cli_bands,
     cli_barriers,
+    cli_benchmark,
     cli_campaigns,
     cli_dft,
     cli_learning,
@@ -42,6 +43,7 @@ app.add_typer(cli_dft.app, name="dft", rich_help_panel="Stages on structure file
 cli_network.register(app)
 cli_learning.register(app)
 cli_barriers.register(app)
+app.add_typer(cli_benchmark.app, name="benchmark")
 app.add_typer(cli_models.app, name="models")
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
-from itertools import islice
+from itertools import islice, tee
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -271,15 +271,21 @@ def _answered_alone(entry: PathRow, file_name: str, job: BandJob) -> BandAnswer:
             return BandAnswer(entry.path_id, potential=job.settings.potential).refused(error)
 
 
-def _with_file_names(rows: Iterable[PathRow]) -> Iterator[tuple[PathRow, str]]:
-    """A file name for each row, no two alike: a table may have two rows of one name."""
+def band_file_names(path_ids: Iterable[str | int]) -> Iterator[str]:
+    """A file name for the band of each path, no two alike: a table may have two rows of one name."""
     taken: set[str] = set()
-    for number, entry in enumerate(rows, 1):
-        name = re.sub(r"[^\w.+-]+", "_", str(entry.path_id))[:100] or "path"
+    for number, path_id in enumerate(path_ids, 1):
+        name = re.sub(r"[^\w.+-]+", "_", str(path_id))[:100] or "path"
         if name in taken:
             name = f"{name}-row{number}"
         taken.add(name)
-        yield entry, f"{name}.extxyz"
+        yield f"{name}.extxyz"
+
+
+def _with_file_names(rows: Iterable[PathRow]) -> Iterator[tuple[PathRow, str]]:
+    entries, others = tee(rows)
+    # lazily: a table may be large, and its rows are read as they are needed
+    return zip(entries, band_file_names(entry.path_id for entry in others), strict=True)
 
 
 _WORK: list[BandJob] = []
