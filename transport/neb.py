@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -88,7 +89,26 @@ def _run(
         parts.append(_run(path, potential, settings, place, progress, first, splits - 1))
         if not (parts[-1].converged or parts[-1].endpoints_merged):
             break
-    return joined(whole, parts)
+    together = joined(whole, parts)
+    if together.converged:
+        return together
+    # what looked like a minimum may be gone once the band has come to rest; then it was one hop after all
+    place = _beside(checkpoint, "whole")
+    rest = BandRun(path, potential, replace(chosen, split=False), place, progress, band).run()
+    if rest.converged and not rest.intermediate_minimum:
+        return replace(rest, **_costs([whole, *parts, rest]))
+    return replace(together, **_costs([together, rest]))
+
+
+def _beside(checkpoint: Path | None, what: str) -> Path | None:
+    """Checkpoint of a part of a band."""
+    return None if checkpoint is None else checkpoint.with_name(f"{checkpoint.stem}-{what}{checkpoint.suffix}")
+
+
+def _costs(results: Sequence[BandResult]) -> dict[str, Any]:
+    """What several bands cost together."""
+    names = ("steps", "endpoint_steps", "evaluations", "seconds")
+    return {name: sum(getattr(result, name) for result in results) for name in names}
 
 
 def spread(band: np.ndarray, images: int) -> np.ndarray:
@@ -116,10 +136,7 @@ def joined(whole: BandResult, parts: list[BandResult]) -> BandResult:
     BandResult
         Barriers are those of the whole path: its highest point less its first, last or lowest one.
     """
-    costs: dict[str, Any] = {
-        name: getattr(whole, name) + sum(getattr(part, name) for part in parts)
-        for name in ("steps", "endpoint_steps", "evaluations", "seconds")
-    }
+    costs = _costs([whole, *parts])
     failed = next((part for part in parts if not (part.converged or part.endpoints_merged)), None)
     if failed is not None:
         message = f"The band passes a minimum, so it is more than one hop, and one of the hops failed: {failed.message}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from ase import Atoms
 from ase.io import read
 from hopflow.transport.band_checks import MergedEndpointsError, check_barrier, check_endpoints, check_images
+from hopflow.transport.band_run import BandRun
 from hopflow.transport.bands import deepest_minimum
 from hopflow.transport.errors import NotConvergedError, Reason
 from hopflow.transport.neb import BandSettings, run_band, spread
@@ -85,6 +87,23 @@ def test_a_part_that_fails_leaves_no_barrier() -> None:
     assert result.barrier_span_eV is None
     assert result.intermediate_minimum
     assert "more than one hop" in str(result.message)
+
+
+@pytest.mark.parametrize("changes", [{}, {"run_away_A": 0.3}])
+def test_a_split_that_was_rash_does_no_harm(monkeypatch: pytest.MonkeyPatch, changes: dict[str, float]) -> None:
+    """Split where there is no minimum: the site in the middle slides into an end, or runs away; one hop is left."""
+
+    def rash(run: BandRun) -> None:
+        if run.settings.split:
+            raise NotConvergedError("Two hops, so it seems.", Reason.INTERMEDIATE_MINIMUM)
+
+    monkeypatch.setattr(BandRun, "_look_for_minimum", rash)
+    surface = Surface(channel(0.4, 0.6))
+    result = run_band(straight_path(), surface, replace(BandSettings(max_force_eV_per_A=0.02), **changes))
+    assert result.converged
+    assert result.hops == 1
+    assert result.barrier_span_eV == pytest.approx(0.4, abs=5e-3)
+    assert result.evaluations == len(surface.asked)
 
 
 def test_without_splitting_the_minimum_is_only_told(tmp_path: Path) -> None:
