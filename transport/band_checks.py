@@ -13,7 +13,10 @@ MERGED_FRACTION = 0.3
 """End points nearer to each other than this share of the hop are one minimum."""
 
 SWAPPED_FRACTION = 0.5
-"""Another ion that goes farther than this share of the hop, from one end of the band to the other, takes over."""
+"""Another ion that goes farther than this share of the hop, from one end of the band to the other, takes over ..."""
+
+SWAPPED_A = 1.0
+"""... if that is more than this: neighbours of a short hop give way as far."""
 
 
 class MergedEndpointsError(NotConvergedError):
@@ -139,7 +142,7 @@ def _check_swap(relaxed: np.ndarray, given: np.ndarray, atoms: Atoms, hop_A: flo
     # against the given end points, which may differ where a band goes on from another one
     along = (relaxed[1] - relaxed[0]) - (given[1] - given[0])
     farthest = float(np.linalg.norm(along[same], axis=1).max())
-    if farthest > SWAPPED_FRACTION * hop_A:
+    if farthest > max(SWAPPED_FRACTION * hop_A, SWAPPED_A):
         raise _swapped(f"moves {farthest:.1f} A along the band")
 
 
