@@ -17,6 +17,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from ..transport.errors import Reason, StructureError
+from ..transport.path_checks import DOUBLED_A, check_path_geometry
 from ..transport.paths import MigrationPath
 from .elements import ElementTable, element_table
 
@@ -47,12 +48,6 @@ _LEAST_DISTANCE_A = 0.3
 
 _SIDEWAYS_LIMIT_A = 1.5
 """How far an image may give way."""
-
-_LONGEST_HOP_A = 15.0
-"""The longest published hop has 9 Angstrom; more is Cartesian coordinates, or images on two sides of the cell."""
-
-_DOUBLED_A = 0.5
-"""An atom nearer than this to an end of the path is the migrating ion itself, written a second time."""
 
 _NARROWEST_CELL_A = 1.0
 """No crystal repeats within less; the copies of such a cell would be countless."""
@@ -217,7 +212,7 @@ def images_around_framework(
     ends = np.asarray(path.path_frac_coords, dtype=float)[[0, -1]]
     away = np.asarray(path.framework_frac_coords, dtype=float).reshape(-1, 1, 3) - ends
     distances_A = np.linalg.norm((away - np.round(away)) @ lattice, axis=2)
-    return images_A, (distances_A >= _DOUBLED_A).all(axis=1)
+    return images_A, (distances_A >= DOUBLED_A).all(axis=1)
 
 
 @dataclass(frozen=True)
@@ -239,31 +234,11 @@ def _surroundings(path: MigrationPath, settings: GraphSettings, table: ElementTa
     lattice = np.asarray(path.lattice, dtype=float)
     corners = np.asarray(path.path_frac_coords, dtype=float)
     framework = np.asarray(path.framework_frac_coords, dtype=float).reshape(-1, 3)
-    if corners.ndim != 2 or corners.shape[0] < 2 or corners.shape[1] != 3:
-        raise StructureError(f"The path {label} needs at least two images with three coordinates each.")
-    if len(framework) != (atoms := len(path.framework_species)):
-        raise StructureError(f"The path {label} has {len(framework)} positions for {atoms} atoms.")
-    if not (np.isfinite(lattice).all() and np.isfinite(corners).all() and np.isfinite(framework).all()):
-        raise StructureError(f"The path {label} holds a coordinate that is not a finite number.")
-    if abs(np.linalg.det(lattice)) < 1e-3:
-        raise StructureError(f"The cell of the path {label} has no volume; check its lattice vectors.")
-
-    if not (1.0 / np.linalg.norm(np.linalg.inv(lattice), axis=0)).min() >= _NARROWEST_CELL_A:
-        raise StructureError(
-            f"The cell of the path {label} is narrower than {_NARROWEST_CELL_A:.0f} Angstrom; check it."
-        )
-
+    check_path_geometry(path, _NARROWEST_CELL_A)
     ion_row = int(table.rows([path.ion])[0])
     rows = table.rows(path.framework_species)
     corners_A = corners @ lattice
     length_A = float(np.linalg.norm(np.diff(corners_A, axis=0), axis=1).sum())
-    if length_A < 1e-3:
-        raise StructureError(f"The path {label} has no length: both ends are the same site.")
-    if length_A > _LONGEST_HOP_A:
-        raise StructureError(
-            f"The path {label} is {length_A:.0f} Angstrom long, more than any single hop; coordinates must be "
-            "fractional, and images must not jump across the cell."
-        )
     straight_A = corners_A if len(corners_A) == settings.images else resample(corners_A, settings.images)
 
     # atoms just outside the graph are needed to tell what the outermost atoms of the graph are bonded to
@@ -336,7 +311,7 @@ def drop_doubled_ion(
     StructureError
         Another element sits on an end.
     """
-    on_end = (np.linalg.norm(images_A[[0, -1], None, :] - positions_A[None, :, :], axis=2) < _DOUBLED_A).any(axis=0)
+    on_end = (np.linalg.norm(images_A[[0, -1], None, :] - positions_A[None, :, :], axis=2) < DOUBLED_A).any(axis=0)
     if (rows[on_end] != ion_row).any():
         raise StructureError(
             f"An end of the path {label} lies on an atom of the framework; give the ion's own sites as ends.",

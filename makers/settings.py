@@ -9,6 +9,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from ..transport.band_result import BandSettings
+
 
 class StageSettings(BaseModel):
     """Settings of one stage; unknown keys are refused."""
@@ -128,6 +130,60 @@ class BandStageSettings(StageSettings):
     max_atoms: int = Field(
         300, gt=0, description="Crystals with more atoms in the primitive cell fail with `too_many_atoms`."
     )
+
+
+class PathBandSettings(BaseModel):
+    """Settings of nudged elastic bands on a table of paths, as `hopflow neb --paths` and the benchmark run them.
+
+    What is not named here is as in :class:`..transport.band_result.BandSettings`, whose defaults these are.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    potential: str = Field("mace-mp-0-small", description="Name of the potential; `hopflow models list` shows them.")
+    dtype: Literal["float32", "float64"] = Field("float64", description="Precision of the potential.")
+    images: int = Field(BandSettings.images, ge=1, le=25, description="Images between the end points.")
+    spring_eV_per_A2: float = Field(BandSettings.spring_eV_per_A2, gt=0, description="Spring constant, in eV/Å².")
+    climb: bool = Field(BandSettings.climb, description="Let the highest image climb to the saddle.")
+    climb_below_eV_per_A: float = Field(
+        BandSettings.climb_below_eV_per_A, gt=0, description="Largest force at which climbing starts, in eV/Å."
+    )
+    max_force_eV_per_A: float = Field(
+        BandSettings.max_force_eV_per_A, gt=0, description="Convergence limit of the band's forces, in eV/Å."
+    )
+    max_steps: int = Field(
+        BandSettings.max_steps, gt=0, description="Steps after which a band counts as not converged."
+    )
+    relax_endpoints: bool = Field(BandSettings.relax_endpoints, description="Relax the end points first.")
+    endpoint_max_force_eV_per_A: float = Field(
+        BandSettings.endpoint_max_force_eV_per_A, gt=0, description="Convergence limit of the end points, in eV/Å."
+    )
+    endpoint_max_steps: int = Field(
+        BandSettings.endpoint_max_steps, gt=0, description="Steps after which an end point counts as not relaxed."
+    )
+    interpolation: Literal["idpp", "path"] = Field(
+        BandSettings.interpolation, description="First band: improved by pair distances, or the path as it is given."
+    )
+    run_away_A: float = Field(
+        BandSettings.run_away_A, gt=0, description="An end point whose ion relaxes farther than this ran away, in Å."
+    )
+    max_framework_move_A: float = Field(
+        BandSettings.max_framework_move_A,
+        gt=0,
+        description="A framework atom that leaves its site by more than this has collapsed, in Å.",
+    )
+    max_barrier_eV: float = Field(BandSettings.max_barrier_eV, gt=0, description="Larger barriers are refused, in eV.")
+    split: bool = Field(BandSettings.split, description="Run a band that passes a minimum as several hops.")
+    upper_bound_eV: float | None = Field(
+        BandSettings.upper_bound_eV,
+        gt=0,
+        description="End a band once its highest point lies less than this above the lower end point, in eV: an early "
+        "verdict, marked as such and without a barrier.",
+    )
+
+    def band(self) -> BandSettings:
+        """The same for :func:`..transport.neb.run_band`."""
+        return BandSettings(**self.model_dump(exclude={"potential", "dtype"}))
 
 
 class HandoffStageSettings(StageSettings):

@@ -220,7 +220,7 @@ class JudgedBand:
 
         if not len(self.positions):
             return None
-        barriers: dict[str, float | None] = dict.fromkeys(BARRIERS)
+        barriers: dict[str, Any] = dict.fromkeys(BARRIERS)
         if error is None:
             barriers.update(barriers_eV(self.positions, self.energies, self.forces))
             if not self.slopes_known:

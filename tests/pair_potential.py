@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -47,3 +48,12 @@ class PairPotential:
     def energies_and_forces(self, images: Sequence[Atoms]) -> tuple[np.ndarray, list[np.ndarray]]:
         found = [self.evaluate_sites(image) for image in images]
         return np.array([each.energy_eV for each in found]), [np.asarray(each.forces_eV_per_A) for each in found]
+
+
+class DeadlyPotential(PairPotential):
+    """Ends its process on bromine, as a machine without memory would."""
+
+    def energies_and_forces(self, images: Sequence[Atoms]) -> tuple[np.ndarray, list[np.ndarray]]:
+        if any("Br" in image.get_chemical_symbols() for image in images):
+            os._exit(1)
+        return super().energies_and_forces(images)

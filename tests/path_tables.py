@@ -10,7 +10,21 @@ from typing import Any
 import crystals
 import numpy as np
 from hopflow.transport.hops import enumerate_hops, hop_path
+from hopflow.transport.paths import MigrationPath
 from pymatgen.core import Structure
+
+
+def path_row(path_id: str, path: MigrationPath, **more: Any) -> dict[str, Any]:
+    """A path as a row of a path table, with further columns."""
+    return {
+        "path_id": path_id,
+        "migrating_ion": path.ion,
+        **more,
+        "lattice": path.lattice.tolist(),
+        "path_frac_coords": path.path_frac_coords.tolist(),
+        "framework_species": list(path.framework_species),
+        "framework_frac_coords": path.framework_frac_coords.tolist(),
+    }
 
 
 def hop_rows(name: str, structure: Structure, ion: str) -> list[dict[str, Any]]:
@@ -23,17 +37,13 @@ def hop_rows(name: str, structure: Structure, ion: str) -> list[dict[str, Any]]:
         nearest_A = np.linalg.norm((away - np.round(away)) @ path.lattice, axis=1).min()
         barrier_eV = float(0.12 * np.exp(2.0 * (2.0 - nearest_A)) * path.length_A)
         rows.append(
-            {
-                "path_id": f"{name}_{number}",
-                "structure_class": "MADE UP",
-                "migrating_ion": ion,
-                "barrier_dft_eV": barrier_eV,
-                "barrier_mace_relax_eV": None if number == 2 else 0.9 * barrier_eV + 0.02,
-                "lattice": path.lattice.tolist(),
-                "path_frac_coords": path.path_frac_coords.tolist(),
-                "framework_species": list(path.framework_species),
-                "framework_frac_coords": path.framework_frac_coords.tolist(),
-            }
+            path_row(
+                f"{name}_{number}",
+                path,
+                structure_class="MADE UP",
+                barrier_dft_eV=barrier_eV,
+                barrier_mace_relax_eV=None if number == 2 else 0.9 * barrier_eV + 0.02,
+            )
         )
     return rows
 

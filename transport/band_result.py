@@ -45,6 +45,14 @@ class BandSettings:
     run_away_A
         An end point whose migrating ion relaxes farther than this, against the rest of the crystal, ran away. Sites of
         fast conductors are shallow: 1 Angstrom is not unusual there.
+    max_framework_move_A
+        A framework atom that leaves its site by more than this, in an end point or an image, has collapsed.
+    split
+        Run a band that passes a minimum as several hops, each a band of its own.
+    upper_bound_eV
+        End the band as soon as its highest point (of the spline through the images) lies less than this above the lower
+        end point: no further step raises it. Such a band has no barrier but a bound, and is marked by the reason
+        ``EARLY_VERDICT``. None runs every band to the end.
     max_barrier_eV
         Larger barriers are not reported: no potential is to be trusted there.
     min_length_A
@@ -64,6 +72,9 @@ class BandSettings:
     bow_A: float = 0.05
     max_step_A: float = 0.2
     run_away_A: float = 1.5
+    max_framework_move_A: float = 1.5
+    split: bool = True
+    upper_bound_eV: float | None = None
     max_barrier_eV: float = 5.0
     min_length_A: float = 8.0
 
@@ -114,6 +125,11 @@ class BandResult:
         Wall time, of killed and resumed runs together.
     path_id
         Name of the path.
+    hops
+        Bands that were joined: 1, or more where the path passes minima. Barriers are then those of the whole: its
+        highest point less its first, last or lowest one.
+    barrier_upper_bound_eV
+        Of a band that was ended early (reason ``EARLY_VERDICT``): what its barrier from the lower end point lies below.
     """
 
     barrier_forward_eV: float | None
@@ -139,6 +155,8 @@ class BandResult:
     evaluations: int
     seconds: float
     path_id: str = ""
+    hops: int = 1
+    barrier_upper_bound_eV: float | None = None
 
     def to_extxyz(self, file: Path | str) -> None:
         """Write all images with their energies and forces as one extended XYZ file."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -181,6 +182,50 @@ def band_forces(
     return moving, residual
 
 
+def band_displacements(
+    forces: np.ndarray,
+    tangent: np.ndarray,
+    relaxed: Callable[[np.ndarray], np.ndarray],
+    spring: float,
+    climbing: int | None,
+) -> np.ndarray:
+    """Where the forces of a band would carry its inner images if its stiffness were that of a model.
+
+    Across the band an image is as stiff as the crystal. Along it the springs act, which couple each image to its
+    neighbours: their equations are solved exactly. The climbing image has no springs and moves as the crystal lets it.
+    (A preconditioned band as by Makri, Ortner & Kermode, J. Chem. Phys. 150, 094109 (2019).)
+
+    Parameters
+    ----------
+    forces
+        In eV/Angstrom, shape (images, atoms, 3).
+    tangent
+        Unit vectors along the band, same shape.
+    relaxed
+        Forces to displacements by the crystal's stiffness, image by image.
+    spring
+        Spring constant in eV/Angstrom^2.
+    climbing
+        Index of the climbing image among all images, or None.
+
+    Returns
+    -------
+    numpy.ndarray
+        In Angstrom, shape (images, atoms, 3).
+    """
+    along = np.einsum("iaj,iaj->i", forces, tangent)
+    held = np.ones(len(forces), dtype=bool)
+    if climbing is not None:
+        held[climbing - 1] = False
+    across = forces - np.where(held, along, 0.0)[:, None, None] * tangent
+    moved = relaxed(across)
+    back = np.einsum("iaj,iaj->i", moved, tangent)
+    stiffness = spring * (2.0 * np.eye(len(forces)) - np.eye(len(forces), k=1) - np.eye(len(forces), k=-1))
+    forward = np.zeros(len(forces))
+    forward[held] = np.linalg.solve(stiffness[np.ix_(held, held)], along[held])
+    return moved + np.where(held, forward - back, 0.0)[:, None, None] * tangent
+
+
 def climbing_image(energies: np.ndarray) -> int | None:
     """Index of the highest image, or None where an end point is highest and there is nothing to climb."""
     highest = int(np.argmax(energies))
@@ -238,6 +283,16 @@ def barriers_eV(positions: np.ndarray, energies: np.ndarray, forces: np.ndarray)
 
 def has_intermediate_minimum(energies: np.ndarray, depth_eV: float = 0.05) -> bool:
     """Whether an inner image lies more than ``depth_eV`` below images on both its sides: two hops in one."""
-    return any(
-        min(energies[:k].max(), energies[k + 1 :].max()) - energies[k] > depth_eV for k in range(1, len(energies) - 1)
+    return bool(_depths_eV(energies).max(initial=0.0) > depth_eV)
+
+
+def deepest_minimum(energies: np.ndarray) -> int:
+    """Index, among all images, of the inner image that lies deepest below images on both its sides."""
+    return 1 + int(np.argmax(_depths_eV(energies)))
+
+
+def _depths_eV(energies: np.ndarray) -> np.ndarray:
+    """How far each inner image lies below the lower of the highest images before and after it, shape (images,)."""
+    return np.array(
+        [min(energies[:k].max(), energies[k + 1 :].max()) - energies[k] for k in range(1, len(energies) - 1)]
     )

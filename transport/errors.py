@@ -43,6 +43,10 @@ class Reason(StrEnum):
     TOO_MANY_HOPS = "too_many_hops"
     ENDPOINT_NOT_RELAXED = "endpoint_not_relaxed"
     ENDPOINT_RAN_AWAY = "endpoint_ran_away"
+    ION_SWAPPED = "ion_swapped"
+    FRAMEWORK_COLLAPSED = "framework_collapsed"
+    INTERMEDIATE_MINIMUM = "intermediate_minimum"
+    EARLY_VERDICT = "early_verdict"
     NOT_CONVERGED = "not_converged"
     UNPHYSICAL_BARRIER = "unphysical_barrier"
     LOWER_SITE_ON_PATH = "lower_site_on_path"
@@ -93,6 +97,10 @@ _SENTENCES: dict[Reason, str] = {
     Reason.TOO_MANY_HOPS: "The crystal has more symmetry-unique hops than this stage accepts.",
     Reason.ENDPOINT_NOT_RELAXED: "An endpoint of the hop did not reach the force limit.",
     Reason.ENDPOINT_RAN_AWAY: "An endpoint relaxed into another site.",
+    Reason.ION_SWAPPED: "Another ion of the same species takes over the hop, so it is not that of one ion.",
+    Reason.FRAMEWORK_COLLAPSED: "An atom of the framework left its site, so the crystal is not the one that was given.",
+    Reason.INTERMEDIATE_MINIMUM: "The band passes a minimum, and the hops that it consists of could not be told apart.",
+    Reason.EARLY_VERDICT: "The band was ended early: its barrier lies below the limit that was asked about.",
     Reason.NOT_CONVERGED: "The calculation ended before it converged, so it has no barrier.",
     Reason.UNPHYSICAL_BARRIER: "The barrier lies outside the range that a potential can be trusted with.",
     Reason.INCONSISTENT_BAND: "The images of the band do not describe one hop in one crystal.",

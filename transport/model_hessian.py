@@ -50,7 +50,12 @@ def model_hessian(atoms: Atoms) -> np.ndarray:
     return hessian.reshape(3 * len(atoms), 3 * len(atoms)) + _ONSITE_EV_PER_A2 * np.eye(3 * len(atoms))
 
 
-def spring_preconditioner(atoms: Atoms, frozen: np.ndarray | None = None) -> Callable[[np.ndarray], np.ndarray]:
+def spring_preconditioner(
+    atoms: Atoms,
+    frozen: np.ndarray | None = None,
+    onsite_eV_per_A2: float = 0.0,
+    drift_eV_per_A2: float | None = None,
+) -> Callable[[np.ndarray], np.ndarray]:
     """Forces (atoms, 3) in eV/Angstrom to the displacements in Angstrom that would balance them.
 
     Parameters
@@ -59,8 +64,14 @@ def spring_preconditioner(atoms: Atoms, frozen: np.ndarray | None = None) -> Cal
         The crystal before the relaxation.
     frozen
         Atoms that do not move, shape (atoms,); their forces must be zero.
+    onsite_eV_per_A2
+        Stiffness added to every coordinate: no direction is softer, whatever the springs say.
+    drift_eV_per_A2
+        Stiffness of the crystal as a whole. The springs hold it hardly at all, so a mean force, which the forces of a
+        band have, would carry it far away. None where mean forces vanish.
     """
     hessian = model_hessian(atoms)
+    hessian[np.diag_indices_from(hessian)] += onsite_eV_per_A2
     if frozen is not None and frozen.any():
         rows = np.repeat(frozen, 3)
         hessian[rows], hessian[:, rows] = 0.0, 0.0
@@ -68,6 +79,10 @@ def spring_preconditioner(atoms: Atoms, frozen: np.ndarray | None = None) -> Cal
     factor = cho_factor(hessian, lower=True)
 
     def displacements(forces: np.ndarray) -> np.ndarray:
-        return cho_solve(factor, forces.reshape(-1)).reshape(forces.shape)
+        if drift_eV_per_A2 is None:
+            return cho_solve(factor, forces.reshape(-1)).reshape(forces.shape)
+        mean = forces.mean(axis=0)
+        moved = cho_solve(factor, (forces - mean).reshape(-1)).reshape(forces.shape)
+        return moved - moved.mean(axis=0) + mean / drift_eV_per_A2
 
     return displacements

@@ -1,42 +1,25 @@
-"""Climbing-image nudged elastic band of one hop: end points relaxed first, all images evaluated together."""
+"""Climbing-image nudged elastic band of one path: end points relaxed first, all images evaluated together."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ase import Atoms
 
 from .band_result import BandResult, BandSettings
-from .bands import (
-    BARRIERS,
-    band_forces,
-    barriers_eV,
-    climbing_image,
-    has_intermediate_minimum,
-    improve_by_pair_distances,
-    initial_band,
-    largest_force,
-    path_atoms,
-    path_lengths_A,
-)
-from .checkpoints import content_key, load_checkpoint, save_checkpoint
+from .band_run import BandProgress, BandRun, band_key
+from .bands import BARRIERS, deepest_minimum, path_lengths_A, splined_extremes_eV
 from .energies import Potential
-from .errors import CandidateError, NonFiniteEnergyError, NotConvergedError, Reason
-from .optimizers import LimitedMemoryBFGS
+from .errors import Reason
 from .paths import MigrationPath
 
-__all__ = ["BandProgress", "BandResult", "BandSettings", "run_band"]
+__all__ = ["BandProgress", "BandResult", "BandSettings", "band_key", "run_band"]
 
-# End points nearer to each other than this share of the hop are one minimum.
-_MERGED_FRACTION = 0.3
-
-BandProgress = Callable[[str, int, float], None]
-"""Called after every step with phase (``endpoints``, ``band``, ``climb``), step, and largest force in eV/Angstrom."""
+_MOST_SPLITS = 2
+"""How often a band is split, and its parts again: a path of more than four hops is none that a table should hold."""
 
 
 def run_band(
@@ -49,7 +32,9 @@ def run_band(
     """Relax the end points of a path and find the barrier between them.
 
     Climbing-image nudged elastic band with improved tangents (Henkelman & Jonsson, J. Chem. Phys. 113, 9978 (2000);
-    Henkelman, Uberuaga & Jonsson, ibid. 9901), optimised by limited-memory BFGS over the whole band.
+    Henkelman, Uberuaga & Jonsson, ibid. 9901). End points and band are optimised by limited-memory BFGS whose first
+    guess of the curvature is a spring between every two neighbours, see :mod:`.model_hessian`; images that are at rest
+    are not evaluated again. A band that passes a minimum is run as several hops.
 
     Parameters
     ----------
@@ -60,8 +45,9 @@ def run_band(
     settings
         Defaults if None.
     checkpoint
-        File that keeps the band after every step. A run with the same path, settings and potential goes on from it and
-        repeats no evaluation that it holds; a finished one is answered from it.
+        File that keeps the band after every step; hops of a band that is split have files beside it. A run with the
+        same path, settings and potential goes on from it and repeats no evaluation that it holds; a finished one is
+        answered from it.
     progress
         Called after every step.
 
@@ -69,248 +55,128 @@ def run_band(
     -------
     BandResult
         Bands that fail have ``converged=False``, no barriers, and a reason: ``ENDPOINT_NOT_RELAXED``,
-        ``ENDPOINT_RAN_AWAY``, ``NOT_CONVERGED``, ``UNPHYSICAL_BARRIER`` or ``NON_FINITE_ENERGY``.
+        ``ENDPOINT_RAN_AWAY``, ``ION_SWAPPED``, ``FRAMEWORK_COLLAPSED``, ``INTERMEDIATE_MINIMUM``, ``NOT_CONVERGED``,
+        ``UNPHYSICAL_BARRIER`` or ``NON_FINITE_ENERGY``; a band that was ended early has ``EARLY_VERDICT``.
     """
-    run = _BandRun(path, potential, settings or BandSettings(), checkpoint, progress)
-    try:
-        run.relax_endpoints()
-        run.relax_band()
-        run.check_barrier()
-    except (NotConvergedError, NonFiniteEnergyError) as error:
-        return run.result(error)
-    return run.result(None)
+    chosen = settings or BandSettings()
+    return _run(path, potential, chosen, checkpoint, progress, None, _MOST_SPLITS if chosen.split else 0)
 
 
-class _BandRun:
-    """State of a running band; everything that the next step depends on goes into the checkpoint."""
-
-    def __init__(
-        self,
-        path: MigrationPath,
-        potential: Potential,
-        settings: BandSettings,
-        checkpoint: Path | None,
-        progress: BandProgress | None,
-    ) -> None:
-        self.path, self.potential, self.settings = path, potential, settings
-        self.checkpoint, self.progress = checkpoint, progress
-        self.began = time.perf_counter()
-        ends = [path_atoms(path, path.path_frac_coords[k]) for k in (0, -1)]
-        self.template = ends[0]
-        shape = (settings.images + 2, len(self.template), 3)
-        self.given = np.stack([atoms.positions for atoms in ends])
-        self.positions = np.full(shape, np.nan)
-        self.positions[[0, -1]] = self.given
-        self.energies = np.full(shape[0], np.nan)
-        self.forces = np.full(shape, np.nan)
-        self.phase = "endpoints"
-        self.counts = {"endpoint_steps": 0, "steps": 0, "evaluations": 0}
-        self.seconds = 0.0
-        self.climbing: int | None = None
-        self.residual = np.nan
-        self.merged = False
-        self.optimizers = [self._optimizer(), self._optimizer()]
-        self.key = content_key(
-            lattice=np.asarray(path.lattice, dtype=float),
-            framework=np.asarray(path.framework_frac_coords, dtype=float),
-            ion_path=np.asarray(path.path_frac_coords, dtype=float),
-            species=[*path.framework_species, path.ion],
-            settings=asdict(settings),
-            potential=[potential.name, potential.weights_sha256, potential.method],
+def _run(
+    path: MigrationPath,
+    potential: Potential,
+    settings: BandSettings,
+    checkpoint: Path | None,
+    progress: BandProgress | None,
+    start: np.ndarray | None,
+    splits: int,
+) -> BandResult:
+    chosen = replace(settings, split=splits > 0)
+    whole = BandRun(path, potential, chosen, checkpoint, progress, start).run()
+    if splits == 0 or whole.reason is not Reason.INTERMEDIATE_MINIMUM:
+        return whole
+    band = np.stack([image.positions for image in whole.images])
+    middle = deepest_minimum(whole.energies_eV)
+    parts: list[BandResult] = []
+    for number, part in enumerate((band[: middle + 1], band[middle:]), 1):
+        first = spread(part, settings.images + 2)
+        if parts:
+            # the site in the middle has been relaxed by the first hop
+            first[0] = parts[0].images[-1].positions
+        place = (
+            None if checkpoint is None else checkpoint.with_name(f"{checkpoint.stem}-hop{number}{checkpoint.suffix}")
         )
-        saved = load_checkpoint(checkpoint, self.key)
-        if saved is not None:
-            self._restore(saved)
+        parts.append(_run(path, potential, settings, place, progress, first, splits - 1))
+        if not (parts[-1].converged or parts[-1].endpoints_merged):
+            break
+    together = joined(whole, parts)
+    if together.converged:
+        return together
+    # what looked like a minimum may be gone once the band has come to rest; then it was one hop after all
+    place = _beside(checkpoint, "whole")
+    rest = BandRun(path, potential, replace(chosen, split=False), place, progress, band).run()
+    if rest.converged and not rest.intermediate_minimum:
+        return replace(rest, **_costs([whole, *parts, rest]))
+    return replace(together, **_costs([together, rest]))
 
-    def relax_endpoints(self) -> None:
-        """Bring both end points to rest, each step in one evaluation; raises NotConvergedError."""
-        if self.phase != "endpoints":
-            return
-        settings, ends = self.settings, [0, len(self.positions) - 1]
-        while True:
-            self._evaluate([k for k in ends if np.isnan(self.energies[k])])
-            largest = [largest_force(self.forces[k]) for k in ends]
-            self.residual = max(largest)
-            if self.progress:
-                self.progress("endpoints", self.counts["endpoint_steps"], self.residual)
-            restless = [e for e in range(2) if largest[e] > settings.endpoint_max_force_eV_per_A]
-            if not settings.relax_endpoints or not restless:
-                break
-            if self.counts["endpoint_steps"] >= settings.endpoint_max_steps:
-                raise NotConvergedError(
-                    f"An end point still has a force of {self.residual:.2f} eV/A after {settings.endpoint_max_steps} "
-                    "steps; allow more steps or check the structure.",
-                    Reason.ENDPOINT_NOT_RELAXED,
-                )
-            for e in restless:
-                k = ends[e]
-                self.positions[k] = self.optimizers[e].step(self.positions[k], self.forces[k])
-                self.energies[k] = np.nan
-            self.counts["endpoint_steps"] += 1
-        if settings.relax_endpoints:
-            self._check_endpoints_at_home()
-        ion_path = self.path.path_frac_coords @ self.path.lattice
-        band = initial_band(self.positions[0], self.positions[-1], ion_path, settings.images, settings.bow_A)
-        if settings.interpolation == "idpp":
-            band = improve_by_pair_distances(band, self.path.lattice)
-        self.positions[1:-1] = band[1:-1]
-        self.phase = "band"
-        self.optimizers = [self._optimizer()]
-        self._save()
 
-    def _check_endpoints_at_home(self) -> None:
-        """Raise NotConvergedError where both end points have become one, or one has left its site."""
-        moved = self.positions[[0, -1]] - self.given
-        if moved.shape[1] > 1:
-            moved -= moved[:, :-1].mean(axis=1, keepdims=True)
-        first, last = (self.given + moved)[:, -1]
-        hop = float(np.linalg.norm(self.given[1, -1] - self.given[0, -1]))
-        if np.linalg.norm(last - first) < _MERGED_FRACTION * hop:
-            self.merged = True
-            raise NotConvergedError(
-                "Both end points relaxed into one minimum: in this potential the two sites are one, with no barrier "
-                "between them.",
-                Reason.ENDPOINT_RAN_AWAY,
-            )
-        distances = np.linalg.norm(moved[:, -1], axis=1)
-        if distances.max() > self.settings.run_away_A:
-            raise NotConvergedError(
-                f"The ion of an end point relaxed {distances.max():.2f} A "
-                "away from its site; the site is no minimum of this potential.",
-                Reason.ENDPOINT_RAN_AWAY,
-            )
+def _beside(checkpoint: Path | None, what: str) -> Path | None:
+    """Checkpoint of a part of a band."""
+    return None if checkpoint is None else checkpoint.with_name(f"{checkpoint.stem}-{what}{checkpoint.suffix}")
 
-    def relax_band(self) -> None:
-        """Bring the band to rest, first without and then with a climbing image; raises NotConvergedError."""
-        if self.phase == "done":
-            return
-        settings = self.settings
-        inner = list(range(1, len(self.positions) - 1))
-        while True:
-            self._evaluate([k for k in inner if np.isnan(self.energies[k])])
-            climbing = climbing_image(self.energies) if self.phase == "climb" else None
-            moving = self._band_forces(climbing)
-            if self.phase == "band" and settings.climb and self.residual <= settings.climb_below_eV_per_A:
-                self.phase = "climb"
-                climbing = climbing_image(self.energies)
-                moving = self._band_forces(climbing)
-            if climbing != self.climbing:
-                # Another image climbs: what the steps so far say about curvature no longer holds.
-                self.optimizers[0].reset()
-                self.climbing = climbing
-            if self.progress:
-                self.progress(self.phase, self.counts["steps"], self.residual)
-            if self.residual <= settings.max_force_eV_per_A and (self.phase == "climb" or not settings.climb):
-                break
-            if self.counts["steps"] >= settings.max_steps:
-                raise NotConvergedError(
-                    f"The band still has a force of {self.residual:.2f} eV/A after {settings.max_steps} steps; allow "
-                    "more steps or look at its images.",
-                    Reason.NOT_CONVERGED,
-                )
-            self.positions[1:-1] = self.optimizers[0].step(self.positions[1:-1], moving)
-            self.energies[1:-1] = np.nan
-            self.counts["steps"] += 1
-        self.phase = "done"
-        self._save()
 
-    def _band_forces(self, climbing: int | None) -> np.ndarray:
-        """Forces that move the inner images; keeps the largest true force that must vanish."""
-        moving, residual = band_forces(
-            self.positions, self.energies, self.forces, self.settings.spring_eV_per_A2, climbing
+def _costs(results: Sequence[BandResult]) -> dict[str, Any]:
+    """What several bands cost together."""
+    names = ("steps", "endpoint_steps", "evaluations", "seconds")
+    return {name: sum(getattr(result, name) for result in results) for name in names}
+
+
+def spread(band: np.ndarray, images: int) -> np.ndarray:
+    """Images at equal distances along a band, shape (images, atoms, 3)."""
+    lengths_A = path_lengths_A(band)
+    wanted_A = np.linspace(0.0, lengths_A[-1], images)
+    after = np.clip(np.searchsorted(lengths_A, wanted_A), 1, len(band) - 1)
+    share = (wanted_A - lengths_A[after - 1]) / (lengths_A[after] - lengths_A[after - 1])
+    return band[after - 1] + share[:, None, None] * (band[after] - band[after - 1])
+
+
+def joined(whole: BandResult, parts: list[BandResult]) -> BandResult:
+    """The result of a path that consists of several hops.
+
+    Parameters
+    ----------
+    whole
+        The band that passed a minimum; its steps and evaluations count, its energies do not.
+    parts
+        Bands of the hops in order, the last of which may have failed. One whose end points became one site is passed
+        without a barrier.
+
+    Returns
+    -------
+    BandResult
+        Barriers are those of the whole path: its highest point less its first, last or lowest one.
+    """
+    costs = _costs([whole, *parts])
+    failed = next((part for part in parts if not (part.converged or part.endpoints_merged)), None)
+    if failed is not None:
+        message = f"The band passes a minimum, so it is more than one hop, and one of the hops failed: {failed.message}"
+        return replace(
+            failed,
+            **costs,
+            message=message,
+            intermediate_minimum=True,
+            highest_image_eV=None,
+            hops=len(parts),
         )
-        self.residual = largest_force(residual)
-        return moving
-
-    def check_barrier(self) -> None:
-        """Raise NotConvergedError for a barrier that no potential is to be trusted with."""
-        barrier = float(self.energies.max() - min(self.energies[0], self.energies[-1]))
-        if barrier > self.settings.max_barrier_eV:
-            raise NotConvergedError(
-                f"The barrier of {barrier:.1f} eV lies above {self.settings.max_barrier_eV:g} eV; the path runs "
-                "through an atom or the potential fails here.",
-                Reason.UNPHYSICAL_BARRIER,
-            )
-
-    def _evaluate(self, which: list[int]) -> None:
-        """Energies and forces of images in one call; saves a checkpoint."""
-        if not which:
-            return
-        atoms = [self._atoms(k) for k in which]
-        energies, forces = self.potential.energies_and_forces(atoms)
-        stacked = np.stack([np.asarray(f, dtype=float) for f in forces])
-        if not (np.isfinite(energies).all() and np.isfinite(stacked).all()):
-            raise NonFiniteEnergyError(
-                f"{self.potential.name} returned an energy or force that is not a number; two atoms may be too close."
-            )
-        self.energies[which], self.forces[which] = energies, stacked
-        self.counts["evaluations"] += len(which)
-        self._save()
-
-    def _atoms(self, k: int) -> Atoms:
-        atoms = self.template.copy()
-        atoms.positions = self.positions[k]
-        return atoms
-
-    def _optimizer(self) -> LimitedMemoryBFGS:
-        return LimitedMemoryBFGS(max_step_A=self.settings.max_step_A)
-
-    def _elapsed(self) -> float:
-        return self.seconds + time.perf_counter() - self.began
-
-    def _save(self) -> None:
-        if self.checkpoint is None:
-            return
-        arrays: dict[str, Any] = {
-            "phase": np.array(self.phase),
-            "positions": self.positions,
-            "energies": self.energies,
-            "forces": self.forces,
-            "residual": np.array(self.residual),
-            "climbing": np.array(-1 if self.climbing is None else self.climbing),
-            "seconds": np.array(self._elapsed()),
-        }
-        arrays |= {name: np.array(count) for name, count in self.counts.items()}
-        for e, optimizer in enumerate(self.optimizers):
-            arrays |= optimizer.state(f"optimizer{e}_")
-        save_checkpoint(self.checkpoint, self.key, arrays)
-
-    def _restore(self, saved: dict[str, np.ndarray]) -> None:
-        self.phase = str(saved["phase"])
-        self.positions, self.energies, self.forces = saved["positions"], saved["energies"], saved["forces"]
-        self.residual = float(saved["residual"])
-        self.climbing = None if saved["climbing"] < 0 else int(saved["climbing"])
-        self.seconds = float(saved["seconds"])
-        self.counts = {name: int(saved[name]) for name in self.counts}
-        self.optimizers = [self._optimizer() for _ in range(2 if self.phase == "endpoints" else 1)]
-        for e, optimizer in enumerate(self.optimizers):
-            optimizer.restore(f"optimizer{e}_", saved)
-
-    def result(self, error: CandidateError | None) -> BandResult:
-        """The outcome so far; barriers only where there is no error."""
-        energies = self.energies
-        evaluated = bool(np.isfinite(energies).all())
-        barriers: dict[str, float | None] = dict.fromkeys(BARRIERS)
-        if error is None:
-            barriers.update(barriers_eV(self.positions, energies, self.forces))
-        known = np.isfinite(self.positions).all(axis=(1, 2))
-        return BandResult(
-            **barriers,
-            highest_image_eV=float(energies.max() - energies[0]) if evaluated else None,
-            converged=error is None,
-            reason=None if error is None else error.reason,
-            message=None if error is None else str(error),
-            energies_eV=energies[known],
-            path_lengths_A=path_lengths_A(self.positions[known]),
-            max_force_eV_per_A=float(self.residual),
-            climbing_image=self.climbing,
-            endpoints_merged=self.merged,
-            intermediate_minimum=evaluated and has_intermediate_minimum(energies),
-            images=[self._atoms(int(k)) for k in np.flatnonzero(known)],
-            forces_eV_per_A=self.forces[known],
-            steps=self.counts["steps"],
-            endpoint_steps=self.counts["endpoint_steps"],
-            evaluations=self.counts["evaluations"],
-            seconds=self._elapsed(),
-            path_id=self.path.path_id,
-        )
+    barred = [part for part in parts if part.converged]
+    if not barred:
+        return replace(parts[-1], **costs, intermediate_minimum=True)
+    energies = np.concatenate([parts[0].energies_eV, *(part.energies_eV[1:] for part in parts[1:])])
+    forces = np.concatenate([parts[0].forces_eV_per_A, *(part.forces_eV_per_A[1:] for part in parts[1:])])
+    images = [*parts[0].images, *(image for part in parts[1:] for image in part.images[1:])]
+    extremes = [
+        splined_extremes_eV(np.stack([i.positions for i in part.images]), part.energies_eV, part.forces_eV_per_A)
+        for part in barred
+    ]
+    high, low = max(high for high, _ in extremes), min([*(low for _, low in extremes), energies.min()])
+    first, last, top = energies[0], energies[-1], energies.max()
+    values = (top - first, top - last, top - energies.min(), high - first, high - last, high - low)
+    barriers: dict[str, Any] = dict(zip(BARRIERS, map(float, values), strict=True))
+    lengths_A = [0.0]
+    for part in parts:
+        lengths_A += list(lengths_A[-1] + part.path_lengths_A[1:])
+    highest = max(barred, key=lambda part: part.energies_eV.max())
+    return replace(
+        highest,
+        **barriers,
+        **costs,
+        energies_eV=energies,
+        forces_eV_per_A=forces,
+        images=images,
+        path_lengths_A=np.array(lengths_A),
+        highest_image_eV=float(top - first),
+        max_force_eV_per_A=max(part.max_force_eV_per_A for part in barred),
+        climbing_image=int(np.argmax(energies)) if highest.climbing_image is not None else None,
+        intermediate_minimum=True,
+        hops=sum(part.hops for part in barred),
+    )

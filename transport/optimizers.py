@@ -9,6 +9,9 @@ import numpy as np
 _STIFFNESS_FACTORS = (0.2, 5.0)
 """How far one pair of steps may rescale a preconditioner."""
 
+_LEAST_BOLDNESS = 0.1
+"""Share of its cap that a step keeps, however often forces have grown."""
+
 
 class LimitedMemoryBFGS:
     """Limited-memory BFGS without line search (Nocedal, Math. Comput. 35 (1980) 773), steps capped per atom.
@@ -29,6 +32,9 @@ class LimitedMemoryBFGS:
     preconditioner
         Instead of one stiffness: forces to displacements (Angstrom) by the inverse of a model Hessian. The last step
         that was learnt from scales it.
+    cautious
+        Halve the cap of the steps whenever forces have grown, and let it grow again slowly. Forces of a band are no
+        gradient, and a direction that is too bold for them may never settle.
     """
 
     def __init__(
@@ -37,11 +43,14 @@ class LimitedMemoryBFGS:
         memory: int = 20,
         stiffness_eV_per_A2: float = 40.0,
         preconditioner: Callable[[np.ndarray], np.ndarray] | None = None,
+        cautious: bool = False,
     ) -> None:
         self.max_step_A = max_step_A
         self.memory = memory
         self.stiffness = stiffness_eV_per_A2
         self.preconditioner = preconditioner
+        self.cautious = cautious
+        self._boldness = 1.0
         self.reset()
 
     def reset(self) -> None:
@@ -50,23 +59,34 @@ class LimitedMemoryBFGS:
         self._changes: list[np.ndarray] = []
         self._last: tuple[np.ndarray, np.ndarray] | None = None
 
-    def step(self, positions: np.ndarray, forces: np.ndarray) -> np.ndarray:
+    def step(self, positions: np.ndarray, forces: np.ndarray, resting: np.ndarray | None = None) -> np.ndarray:
         """New positions.
 
         Parameters
         ----------
         positions, forces
             In Angstrom and eV/Angstrom, shape (..., 3).
+        resting
+            What stays where it is in this step, over the first axis, bool.
         """
+        if self.cautious and self._last is not None:
+            grown = np.linalg.norm(forces) > np.linalg.norm(self._last[1])
+            self._boldness = max(_LEAST_BOLDNESS, self._boldness / 2) if grown else min(1.0, 1.2 * self._boldness)
         self.learn(positions, forces)
-        direction = self._direction(forces)
-        if np.vdot(direction, forces) <= self._least_agreement() * np.linalg.norm(direction) * np.linalg.norm(forces):
+        acting = forces if resting is None else np.where(resting[:, None, None], 0.0, forces)
+        direction = self._resting(self._direction(forces), resting)
+        if np.vdot(direction, acting) <= self._least_agreement() * np.linalg.norm(direction) * np.linalg.norm(acting):
             self._moves, self._changes = [], []
-            direction = self._first_guess(forces)
+            direction = self._resting(self._first_guess(forces), resting)
         longest = float(np.linalg.norm(direction, axis=-1).max())
-        if longest > self.max_step_A:
-            direction = direction * (self.max_step_A / longest)
+        cap_A = self._boldness * self.max_step_A
+        if longest > cap_A:
+            direction = direction * (cap_A / longest)
         return positions + direction
+
+    @staticmethod
+    def _resting(direction: np.ndarray, resting: np.ndarray | None) -> np.ndarray:
+        return direction if resting is None else np.where(resting[:, None, None], 0.0, direction)
 
     def learn(self, positions: np.ndarray, forces: np.ndarray) -> None:
         """Take in the forces that the last step has led to; :meth:`step` does so by itself."""
@@ -119,7 +139,7 @@ class LimitedMemoryBFGS:
 
     def state(self, prefix: str) -> dict[str, np.ndarray]:
         """Everything that the next step depends on, as named arrays."""
-        arrays = {}
+        arrays = {f"{prefix}boldness": np.array(self._boldness)}
         if self._moves:
             arrays[f"{prefix}moves"] = np.stack(self._moves)
             arrays[f"{prefix}changes"] = np.stack(self._changes)
@@ -131,5 +151,6 @@ class LimitedMemoryBFGS:
         """Take over what :meth:`state` gave."""
         self._moves = list(arrays.get(f"{prefix}moves", []))
         self._changes = list(arrays.get(f"{prefix}changes", []))
+        self._boldness = float(arrays.get(f"{prefix}boldness", 1.0))
         last = arrays.get(f"{prefix}last")
         self._last = None if last is None else (last[0], last[1])

@@ -13,7 +13,9 @@ import typer
 
 from . import (
     cli_answers,
+    cli_bands,
     cli_barriers,
+    cli_benchmark,
     cli_campaigns,
     cli_dft,
     cli_learning,
@@ -36,10 +38,12 @@ app = typer.Typer(
 cli_campaigns.register(app)
 cli_answers.register(app)
 cli_stages.register(app)
+cli_bands.register(app)
 app.add_typer(cli_dft.app, name="dft", rich_help_panel="Stages on structure files")
 cli_network.register(app)
 cli_learning.register(app)
 cli_barriers.register(app)
+app.add_typer(cli_benchmark.app, name="benchmark")
 app.add_typer(cli_models.app, name="models")
 
 

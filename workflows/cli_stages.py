@@ -6,18 +6,21 @@ import json
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 
 from . import console
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
     from pymatgen.core import Structure
 
     from ..makers.settings import StageSettings
     from ..makers.stage import StageMaker
     from ..transport.structures import NamedStructure
+
+Model = TypeVar("Model", bound="BaseModel")
 
 Files = Annotated[
     list[Path], typer.Argument(help="Structure files: CIF, POSCAR, JSON or JSON lines.", show_default=False)
@@ -37,7 +40,7 @@ Oxidation = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the stage commands to the command line."""
-    for command in (bvse, gnn, scan, neb):
+    for command in (bvse, gnn, scan):
         app.command(rich_help_panel="Stages on structure files")(command)
 
 
@@ -136,28 +139,6 @@ def scan(
         scan_outputs(wanted, structure, maker, context.obj.home / "checkpoints", as_json)  # type: ignore[arg-type]
 
 
-def neb(
-    context: typer.Context,
-    files: Files,
-    ion: Ion = "Li",
-    as_json: AsJson = False,
-    settings: Settings = None,
-    band: Annotated[
-        Path | None, typer.Option(help="Write the limiting band of one structure here (extended XYZ).")
-    ] = None,
-) -> None:
-    """Climbing-image NEB of the hop that limits the cheapest path."""
-    if band is not None and len(files) > 1:
-        raise typer.BadParameter("--band takes the band of one structure; give one file.")
-    if band is not None:
-        console.check_output_file(band, files)
-    documents = _run(context, "neb", files, ion, as_json, settings, leave=False)
-    if band is not None and documents and documents[0].get("images_extxyz"):
-        band.parent.mkdir(parents=True, exist_ok=True)
-        band.write_text(documents[0]["images_extxyz"])
-    _leave(documents)
-
-
 def dft(
     context: typer.Context,
     files: Files,
@@ -179,22 +160,37 @@ def _oxidation_states(text: str) -> dict[str, float]:
 
 def _settings(stage: str, changes: list[str] | None) -> StageSettings:
     """Read ``KEY=VALUE`` pairs into a stage's settings; a wrong key or value is wrong use."""
-    import yaml
-    from pydantic import ValidationError
-
     from .spec import Stages
 
     model: Any = None
     for option in Stages.model_fields[stage].annotation.__args__:  # type: ignore[union-attr]
         if hasattr(option, "model_fields"):
             model = option.model_fields["settings"].annotation
+    return read_changes(model, stage, changes)
+
+
+def read_changes(model: type[Model], what: str, changes: list[str] | None) -> Model:
+    """Read ``KEY=VALUE`` pairs into settings; a wrong key or value is wrong use.
+
+    Parameters
+    ----------
+    model
+        The settings.
+    what
+        Name of what has them, for the message.
+    changes
+        Pairs as the command line has them.
+    """
+    import yaml
+    from pydantic import ValidationError
+
     data = {}
     for change in changes or []:
         key, separator, value = change.partition("=")
         if not separator:
             raise typer.BadParameter(f"{change!r} is not of the form KEY=VALUE.")
         if key not in model.model_fields:
-            raise typer.BadParameter(f"{stage} has no setting {key!r}; allowed: {', '.join(model.model_fields)}.")
+            raise typer.BadParameter(f"{what} has no setting {key!r}; allowed: {', '.join(model.model_fields)}.")
         try:
             data[key] = yaml.safe_load(value)
         except yaml.YAMLError as error:
