@@ -17,7 +17,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +34,7 @@ from .elements import element_table
 from .evaluation import grouped_folds
 from .interstitial_graphs import GLOBAL_FEATURES, InterstitialGraphSettings, graph_of_network, primitive_crystal
 from .interstitial_storage import Failure, InterstitialDataset, LabelledCrystal, load_dataset, packed
+from .worker_pools import worker_pool
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -209,7 +210,7 @@ def build_dataset(
         for number, batch in enumerate(_batches(structures, shard_size)):
             tally.add(_shard(folder, number, batch, settings))
     else:
-        with ProcessPoolExecutor(workers) as pool:
+        with worker_pool(workers) as pool:
             waiting: list[Future[dict[str, Any]]] = []
             for number, batch in enumerate(_batches(structures, shard_size)):
                 waiting.append(pool.submit(_shard, folder, number, batch, settings))

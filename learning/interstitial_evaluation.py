@@ -7,7 +7,7 @@ import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -22,6 +22,7 @@ from .evaluation import barrier_metrics, gate_metrics, interval_coverage, sigma_
 from .interstitial_dataset import Split, repeated_splits
 from .interstitial_graphs import GLOBAL_FEATURES
 from .interstitial_storage import InterstitialDataset, LabelledCrystal, load_dataset
+from .worker_pools import worker_pool
 
 Progress = Callable[[str], None]
 
@@ -218,16 +219,10 @@ def _computed(
         for task in tasks:
             yield task, _result(str(folder), settings, task)
         return
-    with ProcessPoolExecutor(workers, initializer=_one_thread) as pool:
+    with worker_pool(workers) as pool:
         waiting = {pool.submit(_result, str(folder), settings, task): task for task in tasks}
         for future in as_completed(waiting):
             yield waiting[future], future.result()
-
-
-def _one_thread() -> None:
-    import torch
-
-    torch.set_num_threads(1)
 
 
 def _tasks(dataset: InterstitialDataset, settings: EvaluationSettings) -> Iterable[Task]:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
 from itertools import islice, tee
-from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..learning.worker_pools import worker_pool
 from ..transport.errors import CandidateError, Reason, WeightsError
 
 if TYPE_CHECKING:
@@ -247,7 +247,7 @@ def _answered_together(
     waiting: deque[tuple[PathRow, str]], more: Iterator[tuple[PathRow, str]], job: BandJob, workers: int
 ) -> Iterator[BandAnswer]:
     """Answers of the rows that wait and of those that follow; rows leave the queue when they are answered."""
-    with _pool(job, workers) as pool:
+    with worker_pool(workers, _start, (job,)) as pool:
         futures: deque[Future[BandAnswer]] = deque(pool.submit(_answer_in_worker, *each) for each in waiting)
         while futures:
             answer = futures[0].result()
@@ -260,7 +260,7 @@ def _answered_together(
 
 
 def _answered_alone(entry: PathRow, file_name: str, job: BandJob) -> BandAnswer:
-    with _pool(job, 1) as pool:
+    with worker_pool(1, _start, (job,)) as pool:
         try:
             return pool.submit(_answer_in_worker, entry, file_name).result()
         except BrokenProcessPool:
@@ -291,16 +291,7 @@ def _with_file_names(rows: Iterable[PathRow]) -> Iterator[tuple[PathRow, str]]:
 _WORK: list[BandJob] = []
 
 
-def _pool(job: BandJob, workers: int) -> ProcessPoolExecutor:
-    # spawned: a fork of a process that has used torch's threads may hang
-    return ProcessPoolExecutor(workers, get_context("spawn"), initializer=_start, initargs=(job,))
-
-
 def _start(job: BandJob) -> None:
-    if job.load is None:
-        from ..potentials.runtime import limit_threads
-
-        limit_threads(1)
     _WORK[:] = [job]
 
 

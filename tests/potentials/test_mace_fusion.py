@@ -129,10 +129,10 @@ from hopflow.potentials import runtime
 if sys.argv[1] == "kept":
     runtime.keep_freed_memory()
 for _ in range(3):
-    torch.ones(4_000_000).sum()
+    torch.ones(12_000_000).sum()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(5):
-    torch.ones(4_000_000).sum()
+    torch.ones(12_000_000).sum()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
@@ -147,6 +147,6 @@ def test_freed_memory_is_kept() -> None:
         )
         for how in ("kept", "given back")
     }
-    pages = 4 * 4_000_000 // resource.getpagesize()
+    pages = 4 * 12_000_000 // resource.getpagesize()
     assert faults["kept"] < pages / 10
     assert faults["given back"] > pages

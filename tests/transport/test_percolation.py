@@ -287,7 +287,7 @@ def test_kernels_compile_without_a_cache_where_no_folder_can_be_written(monkeypa
 
     asked = []
 
-    def read_only_njit(cache: bool = False, nogil: bool = False) -> object:
+    def read_only_njit(cache: bool = False, nogil: bool = False, fastmath: object = False) -> object:
         asked.append(cache)
         if cache:
             raise RuntimeError("cannot cache function 'f': no locator available for file 'f.py'")
