@@ -1,6 +1,6 @@
 """Barriers of 50 known lithium conductors by the gnn stage, beside bond valences and literature.
 
-    python benchmarks/gnn_known_conductors.py [--model fast] [--limit N] [--output FILE.json]
+    python benchmarks/gnn_known_conductors.py [--model fast] [--limit N] [--skip ID ...] [--output FILE.json]
     python benchmarks/gnn_known_conductors.py --errors METRICS.json [--model fast]
 
 Prints a table of the materials, refusals with their reason, the medians, and rank correlations with 90 % bootstrap
@@ -233,6 +233,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="fast", help="model that predicts the hops")
     parser.add_argument("--limit", type=int, help="only the first N materials")
+    parser.add_argument("--skip", nargs="*", default=[], help="ids of materials that are left out")
     parser.add_argument("--output", type=Path, help="write everything that was found here")
     parser.add_argument("--errors", type=Path, help="only estimate the share of the errors in common, from this file")
     options = parser.parse_args()
@@ -243,6 +244,7 @@ def main() -> None:
     if not (folder / "index.csv").is_file():
         raise SystemExit(f"{folder} is not there; set HOPFLOW_SHARED to the folder that holds data/.")
     index = list(csv.DictReader((folder / "index.csv").open()))[: options.limit]
+    index = [line for line in index if line["material_id"] not in options.skip]
     hops, measured = published_hops(), measured_conductivities(index)
     heads = ["material", "hops", "s", "E1D, eV", "E2D, eV", "E3D, eV", "E3D 90 %, eV", "BVSE 1D / 2D / 3D, eV"]
     heads += ["DFT hop, eV", "log10 s"]
