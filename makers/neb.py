@@ -40,7 +40,7 @@ class BandMaker(StageMaker):
     ) -> dict[str, Any]:
         """Return the bands and the barriers that they make.
 
-        The barrier model ``geometry`` ranks the hops; bands are run for those on the path that it finds cheapest, the
+        The barrier model ``fast`` ranks the hops; bands are run for those on the path that it finds cheapest, the
         limiting hop first. The material's barrier is the highest of them; directions that only further hops open stay
         unknown.
 
@@ -56,7 +56,7 @@ class BandMaker(StageMaker):
 
         settings = self.settings
         network = enumerate_hops(structure, self.ion)
-        prior_barriers = predict_hop_barriers(network, settings.min_length_A, "geometry").barriers_eV
+        prior_barriers = predict_hop_barriers(network, settings.min_length_A, "fast").barriers_eV
         needed = limiting_hops(network, prior_barriers.tolist())
         potential = load_potential(settings.potential, dtype=settings.dtype)
         band_settings = BandSettings(
