@@ -297,7 +297,7 @@ PRETRAINED_SMALL = Path(__file__).parent / "checkpoints" / "alignn_pretrained.pt
 """A network of :data:`SMALL_SIZE`, pretrained on properties of the Materials Project."""
 
 SMALL = AlignnSettings(
-    size=SMALL_SIZE, epochs=15, batch_size=16, learning_rate=3e-3, weight_decay=1e-5, framework_cutoff_A=4.0
+    size=SMALL_SIZE, epochs=30, batch_size=16, learning_rate=3e-3, weight_decay=1e-5, framework_cutoff_A=4.0
 )
 """The budget of the small configurations, the same for all."""
 
