@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -135,13 +134,9 @@ def _answer_table_of_paths(
         console.say(
             f"{answered} of {len(answers)} paths have a barrier (highest less lowest image) by {answers[0].method}"
         )
-    for name, count in Counter(str(answer.path_id) for answer in answers).items():
-        if count > 1:
-            console.complain(f"{count} rows are called {name}; their answers stand in the order of the rows.")
-    if not answers:
-        console.complain(f"{file} holds no rows.")
-    elif not answered:
-        console.complain(f"No path of {file} has a barrier.")
+    console.complain_of_table(
+        file, [answer.path_id for answer in answers], answered, f"No path of {file} has a barrier."
+    )
     if not answered:
         raise typer.Exit(1)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -75,13 +74,9 @@ def predict_paths(
     if answers and not as_json:
         console.show(_answer_table(answers))
         console.say(f"{answered} of {len(answers)} paths answered by the model {chosen.name}")
-    for name, count in Counter(str(answer.path_id) for answer in answers).items():
-        if count > 1:
-            console.complain(f"{count} rows are called {name}; their answers stand in the order of the rows.")
-    if not answers:
-        console.complain(f"{file} holds no rows.")
-    elif not answered:
-        console.complain(f"No path of {file} could be answered.")
+    console.complain_of_table(
+        file, [answer.path_id for answer in answers], answered, f"No path of {file} could be answered."
+    )
     if not answered:
         raise typer.Exit(1)
 

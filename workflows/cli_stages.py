@@ -36,6 +36,14 @@ Settings = Annotated[
 Oxidation = Annotated[
     str | None, typer.Option(help="Oxidation states, for instance `Li=1,P=5,S=-2`.", metavar="EL=N,...")
 ]
+Volume = Annotated[Path | None, typer.Option(help="Write the energies of one structure here: .cube, .vasp or .grd.")]
+Figure = Annotated[
+    Path | None, typer.Option(help="Draw the percolating path in the crystal of one structure here (.html).")
+]
+PathFile = Annotated[
+    Path | None, typer.Option(help="Write the percolating paths of one structure here: .json or .xyz.")
+]
+Dimension = Annotated[int, typer.Option(min=1, max=3, help="Independent directions that the drawn path crosses.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -51,21 +59,13 @@ def bvse(
     as_json: AsJson = False,
     oxidation_states: Oxidation = None,
     settings: Settings = None,
-    volume: Annotated[
-        Path | None, typer.Option(help="Write the energies of one structure here: .cube, .vasp or .grd.")
-    ] = None,
-    figure: Annotated[
-        Path | None, typer.Option(help="Draw the percolating path in the crystal of one structure here (.html).")
-    ] = None,
+    volume: Volume = None,
+    figure: Figure = None,
     slice_: Annotated[
         Path | None, typer.Option("--slice", help="Draw a plane through the bottleneck of one structure here (.html).")
     ] = None,
-    path: Annotated[
-        Path | None, typer.Option(help="Write the percolating paths of one structure here: .json or .xyz.")
-    ] = None,
-    dimension: Annotated[
-        int, typer.Option(min=1, max=3, help="Independent directions that the drawn path crosses.")
-    ] = 1,
+    path: PathFile = None,
+    dimension: Dimension = 1,
     interstitial_network: Annotated[
         Literal["never", "missing_parameters", "always"] | None,
         typer.Option(help="When the interstitial network predicts: in place of missing parameters unless told else."),
@@ -103,25 +103,17 @@ def scan(
     ion: Ion = "Li",
     as_json: AsJson = False,
     settings: Settings = None,
-    volume: Annotated[
-        Path | None, typer.Option(help="Write the energies of one structure here: .cube, .vasp or .grd.")
-    ] = None,
+    volume: Volume = None,
     levels: Annotated[
         Path | None, typer.Option(help="Write the level map of one structure here: .cube, .vasp or .grd.")
     ] = None,
-    figure: Annotated[
-        Path | None, typer.Option(help="Draw the percolating path in the crystal of one structure here (.html).")
-    ] = None,
+    figure: Figure = None,
     slice_: Annotated[
         Path | None,
         typer.Option("--slice", help="Draw energies and level map in a plane through the bottleneck here (.html)."),
     ] = None,
-    path: Annotated[
-        Path | None, typer.Option(help="Write the percolating paths of one structure here: .json or .xyz.")
-    ] = None,
-    dimension: Annotated[
-        int, typer.Option(min=1, max=3, help="Independent directions that the drawn path crosses.")
-    ] = 1,
+    path: PathFile = None,
+    dimension: Dimension = 1,
 ) -> None:
     """Energy landscape of a single ion: percolation energies and free volume."""
     outputs = {"volume": volume, "levels": levels, "figure": figure, "slice": slice_, "path": path}

@@ -8,6 +8,7 @@ import os
 import shutil
 import sys
 import textwrap
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,6 +39,29 @@ class Options:
 def complain(text: str) -> None:
     """Write an error to the error stream."""
     sys.stderr.write(f"hopflow: {text}\n")
+
+
+def complain_of_table(file: Path, path_ids: Sequence[str | int], answered: int, none_answered: str) -> None:
+    """Say what a person may not expect of the answers for a table of paths.
+
+    Parameters
+    ----------
+    file
+        The table.
+    path_ids
+        Name of each row.
+    answered
+        How many rows have an answer.
+    none_answered
+        What to say where none has one.
+    """
+    for name, count in Counter(map(str, path_ids)).items():
+        if count > 1:
+            complain(f"{count} rows are called {name}; their answers stand in the order of the rows.")
+    if not path_ids:
+        complain(f"{file} holds no rows.")
+    elif not answered:
+        complain(none_answered)
 
 
 def say(text: str) -> None:
