@@ -156,6 +156,9 @@ class HopRecord(BaseModel):
     multiplicity: int = Field(description="Symmetry-equivalent hops in the unit cell.")
     barrier_eV: float
     barrier_sigma_eV: float | None = None
+    probed: bool = Field(
+        False, description="Whether a potential was asked about this hop; otherwise its geometry alone has the answer."
+    )
     limiting_probabilities: list[float] = Field(
         default_factory=list,
         description="How probable it is that this hop limits the barrier in one, two and three directions.",

@@ -11,14 +11,14 @@ import numpy as np
 
 from ..transport.errors import NotConvergedError, Reason
 from .band_records import band_barrier, band_extxyz, band_record
-from .documents import BandDocument, BandRecord, StageDocument
-from .settings import BandStageSettings
+from .documents import BandDocument, BandRecord, HopBarrierDocument, StageDocument
+from .settings import BandStageSettings, HopBarrierStageSettings
 from .stage import StageMaker, finite_or_none
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
 
-    from ..transport.hops import Hop
+    from ..transport.hops import Hop, HopNetwork
     from ..transport.neb import BandResult
 
 
@@ -52,12 +52,10 @@ class BandMaker(StageMaker):
         from ..potentials.registry import load_potential
         from ..transport.hops import enumerate_hops, hop_path, limiting_hops, network_barriers
         from ..transport.neb import BandSettings, run_band
-        from .gnn import predict_hop_barriers
 
         settings = self.settings
         network = enumerate_hops(structure, self.ion)
-        prior_barriers = predict_hop_barriers(network, settings.min_length_A, "fast").barriers_eV
-        needed = limiting_hops(network, prior_barriers.tolist())
+        needed = limiting_hops(network, _predicted_barriers(network, settings.min_length_A, prior.get("gnn")))
         potential = load_potential(settings.potential, dtype=settings.dtype)
         band_settings = BandSettings(
             images=settings.images,
@@ -113,3 +111,21 @@ class BandMaker(StageMaker):
 
 def _record(hop: Hop, result: BandResult) -> BandRecord:
     return band_record(result, hop.hop_id, hop.distance_A, hop.multiplicity)
+
+
+def _predicted_barriers(network: HopNetwork, min_length_A: float, known: StageDocument | None) -> list[float]:
+    """Barriers of the hops by the model ``fast``, in eV; from the gnn stage's document where it holds just these."""
+    from .gnn import HopBarrierMaker
+    from .hop_predictions import predict_hop_barriers
+
+    asked = HopBarrierStageSettings(min_length_A=min_length_A)
+    if isinstance(known, HopBarrierDocument):
+        same = known.settings == asked.model_dump(mode="json") and known.ion == network.ion
+        if same and known.weights_sha256 == HopBarrierMaker(settings=asked).weights_sha256():
+            barriers = {hop.hop_id: hop.barrier_eV for hop in known.hops}
+            if set(barriers) == {hop.hop_id for hop in network.hops}:
+                return [barriers[hop.hop_id] for hop in network.hops]
+    predicted = predict_hop_barriers(
+        network, min_length_A, asked.model, asked.max_probed_hops, asked.common_error_share
+    )
+    return [float(barrier) for barrier in predicted.barriers_eV]

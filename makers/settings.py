@@ -63,7 +63,13 @@ class HopBarrierStageSettings(StageSettings):
         0.5, ge=0, description="Hops whose straight line comes closer to a framework atom are dropped, in Å."
     )
     max_distance_A: float = Field(8.0, gt=1.0, le=15.0, description="Longest hop that is looked at, in Å.")
-    max_hops: int = Field(200, gt=0, description="More symmetry-unique hops than this fail the candidate.")
+    max_hops: int = Field(500, gt=0, description="More symmetry-unique hops than this fail the candidate.")
+    max_probed_hops: int = Field(
+        20,
+        ge=0,
+        description="Of more unique hops than this, only so many are probed by the model's potential: the likeliest to "
+        "limit the crystal. The others are predicted by their geometry.",
+    )
     common_error_share: float = Field(
         0.3,
         ge=0.0,

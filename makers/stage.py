@@ -21,7 +21,7 @@ from .settings import StageSettings
 if TYPE_CHECKING:
     from pymatgen.core import Structure
 
-METHOD_VERSION = 3
+METHOD_VERSION = 4
 """Raised whenever a stage's numbers change, so that stored results of the older method are not reused."""
 
 
@@ -87,13 +87,16 @@ class StageMaker(Maker):
         return self.evaluate(structure)
 
     def weights_sha256(self) -> str | None:
-        """SHA-256 of the weights of the model that may speak, without loading it; nothing where no model does."""
+        """SHA-256 of the weights of the model that may speak; nothing where no model does.
+
+        Only an ASE calculator is loaded for it: the registry knows the others.
+        """
         potential = getattr(self.settings, "potential", None)
         if potential is None:
             return None
-        from ..potentials.registry import get_entry
+        from ..potentials.registry import potential_sha256
 
-        return get_entry(potential).sha256
+        return potential_sha256(potential)
 
     def content_key(self, structure: Structure, prior: Mapping[str, StageDocument] | None = None) -> str:
         """Name of the result: equal keys mean equal results.

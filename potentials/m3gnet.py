@@ -17,7 +17,7 @@ import torch
 from ase import Atoms
 
 from ..transport.errors import StructureError
-from .registry import PotentialEntry, Precision
+from .entries import PotentialEntry, Precision
 from .runtime import batches, check_finite, check_images, default_dtype, torch_dtype
 from .weights import WrongWeightsError
 

@@ -17,8 +17,8 @@ from ase.data import chemical_symbols
 
 from ..transport.energies import SiteEvaluation
 from ..transport.errors import Reason
+from .entries import PotentialEntry, Precision
 from .mace_fusion import fuse
-from .registry import PotentialEntry, Precision
 from .runtime import batches, check_finite, check_images, default_dtype, torch_dtype
 from .weights import WrongWeightsError
 

@@ -6,158 +6,16 @@ when it is asked for one.
 
 from __future__ import annotations
 
-import hashlib
 import threading
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from ..transport.errors import HopflowError
+from .calculator_names import NAMED_CALCULATORS, is_calculator_name
+from .entries import IndexPackage, PotentialEntry, Precision, UpstreamRelease, WeightFile
 
 if TYPE_CHECKING:
     from ..transport.energies import Potential
-
-Family = Literal["mace", "m3gnet"]
-Precision = Literal["float32", "float64"]
-
-
-@dataclass(frozen=True)
-class WeightFile:
-    """One file of a potential's weights.
-
-    Attributes
-    ----------
-    name
-        File name in the cache.
-    sha256
-        SHA-256 of the content, 64 hexadecimal digits.
-    size_bytes
-        Length of the content.
-    """
-
-    name: str
-    sha256: str
-    size_bytes: int
-
-
-@dataclass(frozen=True)
-class UpstreamRelease:
-    """The authors' own release.
-
-    Attributes
-    ----------
-    label
-        What to call it in messages.
-    urls
-        One address for each weight file, in the order of :attr:`PotentialEntry.files`.
-    """
-
-    label: str
-    urls: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class IndexPackage:
-    """A source distribution of the Python package index that carries the weight files.
-
-    Attributes
-    ----------
-    requirement
-        Exact requirement, for instance ``janus-core==0.8.1``.
-    sha256
-        SHA-256 of the source distribution; pip checks it before it opens the archive.
-    size_bytes
-        Length of the source distribution.
-    members
-        For every potential that the archive carries: the paths of its files inside the archive without the leading
-        ``name-version`` folder, in the order of :attr:`PotentialEntry.files`.
-    """
-
-    requirement: str
-    sha256: str
-    size_bytes: int
-    members: dict[str, tuple[str, ...]]
-
-    @property
-    def project(self) -> str:
-        """Name of the project on the index."""
-        return self.requirement.partition("==")[0]
-
-
-@dataclass(frozen=True)
-class PotentialEntry:
-    """One potential of the registry.
-
-    Attributes
-    ----------
-    name
-        Registry name.
-    family
-        Code that evaluates the model, ``mace`` or ``m3gnet``.
-    description
-        One line for people.
-    method
-        One line on what the energies are (model, training set, level of theory); precision is added on loading.
-    licence
-        SPDX identifier of the weights' licence.
-    citation
-        Paper to cite.
-    files
-        The weight files. One file is cached as ``<name of the file>``, several as a folder of the potential's name.
-    other_names
-        Names under which upstream or a package ships the file (or the folder); taken as well when a person has put
-        the weights into a folder by hand.
-    upstream
-        Releases of the authors, best first.
-    packages
-        Packages of the index that carry the files, best first.
-    default_dtype
-        Floating-point precision when none is asked for.
-    reference_energy_eV_per_atom
-        Energy of rock-salt LiF, a = 4.08 Angstrom, in eV/atom: what right weights in the right code give.
-    """
-
-    name: str
-    family: Family
-    description: str
-    method: str
-    licence: str
-    citation: str
-    files: tuple[WeightFile, ...]
-    other_names: tuple[str, ...]
-    upstream: tuple[UpstreamRelease, ...]
-    packages: tuple[IndexPackage, ...]
-    default_dtype: Precision
-    reference_energy_eV_per_atom: float
-
-    @property
-    def sha256(self) -> str:
-        """SHA-256 that stands for all weight files.
-
-        The file's own hash if there is one file; otherwise the hash of the lines
-        ``<file name> <sha256>``, each with its line feed, sorted by file name.
-        """
-        if len(self.files) == 1:
-            return self.files[0].sha256
-        lines = sorted(f"{file.name} {file.sha256}\n" for file in self.files)
-        return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-    @property
-    def size_bytes(self) -> int:
-        """Length of all weight files together."""
-        return sum(file.size_bytes for file in self.files)
-
-    @property
-    def local_name(self) -> str:
-        """Name of the file, or of the folder if there are several files, inside the cache."""
-        return self.files[0].name if len(self.files) == 1 else self.name
-
-    @property
-    def sources(self) -> tuple[str, ...]:
-        """Where the weights can be fetched from, in the order in which the places are tried."""
-        releases = tuple(release.label for release in self.upstream)
-        return releases + tuple(f"Python package {package.requirement}" for package in self.packages)
-
 
 _MACE_SMALL = "mace-mp-0-small"
 _M3GNET = "m3gnet-mp-2021.2.8"
@@ -303,8 +161,39 @@ def get_entry(name: str) -> PotentialEntry:
     for entry in _ENTRIES:
         if entry.name == name:
             return entry
-    names = ", ".join(entry.name for entry in _ENTRIES)
-    raise HopflowError(f"There is no potential called {name!r}; choose one of: {names}.")
+    raise _unknown(name)
+
+
+def _unknown(name: str) -> HopflowError:
+    names = ", ".join([*(entry.name for entry in _ENTRIES), *NAMED_CALCULATORS])
+    return HopflowError(
+        f"There is no potential called {name!r}; choose one of: {names}; or give the dotted path of an ASE calculator."
+    )
+
+
+def check_potential_name(name: str) -> None:
+    """Refuse a name that is neither in the registry nor that of an ASE calculator, without loading anything.
+
+    Raises
+    ------
+    HopflowError
+        The message lists the names that there are.
+    """
+    if not any(entry.name == name for entry in _ENTRIES) and not is_calculator_name(name):
+        raise _unknown(name)
+
+
+def potential_sha256(name: str) -> str:
+    """SHA-256 that stands for a potential's weights: the registry's, or of an ASE calculator, which is made for it.
+
+    Raises
+    ------
+    HopflowError
+        There is no potential of that name, or its calculator cannot be made.
+    """
+    if any(entry.name == name for entry in _ENTRIES):
+        return get_entry(name).sha256
+    return load_potential(name).weights_sha256
 
 
 def fetch_weights(name: str, path: str | Path | None = None, progress: bool | None = None) -> Path:
@@ -329,7 +218,8 @@ def load_potential(
     Parameters
     ----------
     name
-        Registry name.
+        Registry name; or short name or dotted path of an ASE calculator (:mod:`.calculators`), which has its own
+        precision and device and no reference energy.
     device
         ``auto`` (a GPU if there is one), ``cpu``, ``cuda`` or ``cuda:1`` and so on.
     dtype
@@ -346,7 +236,10 @@ def load_potential(
     WeightsError
         No weights to be had, or weights that do not reproduce the reference energy.
     """
-    entry = get_entry(name)
+    check_potential_name(name)
+    entry = next((entry for entry in _ENTRIES if entry.name == name), None)
+    if entry is None:
+        return _load_calculator(name)
     precision = dtype or entry.default_dtype
     if precision not in ("float32", "float64"):
         raise HopflowError(f"There is no precision called {precision!r}; choose float32 or float64.")
@@ -358,6 +251,19 @@ def load_potential(
     with _LOADED_LOCK:
         if key not in _LOADED:
             _LOADED[key] = _load(entry, resolved, precision, path, progress)
+        return _LOADED[key]
+
+
+def _load_calculator(name: str) -> Potential:
+    """An ASE calculator; a process keeps one instance for each name."""
+    from .calculators import CalculatorPotential, make_calculator
+    from .runtime import keep_freed_memory
+
+    keep_freed_memory()
+    key = (name, "", "", None)
+    with _LOADED_LOCK:
+        if key not in _LOADED:
+            _LOADED[key] = CalculatorPotential(name, make_calculator(name))
         return _LOADED[key]
 
 

@@ -15,7 +15,7 @@ from ase import Atoms
 from ase.build import bulk
 
 from ..transport.errors import CandidateError, HopflowError, NonFiniteEnergyError, Reason
-from .registry import PotentialEntry, Precision
+from .entries import PotentialEntry, Precision
 from .weights import WrongWeightsError
 
 if TYPE_CHECKING:

@@ -20,7 +20,8 @@ from filelock import FileLock, Timeout
 
 from ..transport.errors import Reason, WeightsError
 from .download import DownloadError, Progress, download_file, extract_members, pip_download
-from .registry import IndexPackage, PotentialEntry, UpstreamRelease, WeightFile, list_potentials
+from .entries import IndexPackage, PotentialEntry, UpstreamRelease, WeightFile
+from .registry import list_potentials
 
 LOCK_TIMEOUT_S = 3600.0
 

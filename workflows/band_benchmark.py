@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -332,7 +333,7 @@ def run_benchmark(
         Gives the answers of a potential to rows, in order, and leaves each band in a folder; called as
         ``run(potential, rows, folder)``.
     bands
-        Folder of the bands, one folder a potential in it.
+        Folder of the bands, one folder a potential in it, of its name with odd signs as underscores.
     left_out
         Rows of the data that are no path with a barrier.
 
@@ -345,12 +346,13 @@ def run_benchmark(
 
     rows = [path.row for path in selection.paths]
     files = band_file_names([path.path_id for path in selection.paths])
+    folders = {name: bands / re.sub(r"[^\w.-]+", "_", name).strip("_") for name in potentials}
     answers: dict[str, Sequence[BandAnswer]] = {}
     displacements: dict[str, Sequence[float | None]] = {}
     for name in potentials:
-        answers[name] = run(name, rows, bands / name)
+        answers[name] = run(name, rows, folders[name])
         displacements[name] = [
-            band_displacement_A(path, bands / name / file) if answer.converged else None
+            band_displacement_A(path, folders[name] / file) if answer.converged else None
             for path, file, answer in zip(selection.paths, files, answers[name], strict=True)
         ]
     return benchmark_document(selection, answers, displacements, left_out)

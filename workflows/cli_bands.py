@@ -76,12 +76,12 @@ def neb(
 def path_band_settings(changes: list[str]) -> PathBandSettings:
     """Settings of the bands of a path table from ``KEY=VALUE`` pairs."""
     from ..makers.settings import PathBandSettings
-    from ..potentials.registry import get_entry
+    from ..potentials.registry import check_potential_name
     from ..transport.errors import HopflowError
 
     settings = read_changes(PathBandSettings, "neb --paths", changes)
     try:
-        get_entry(settings.potential)
+        check_potential_name(settings.potential)
     except HopflowError as error:
         raise console.WrongUse(str(error)) from error
     return settings

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -36,7 +37,9 @@ def benchmark_neb(
     potential: Annotated[
         str,
         typer.Option(
-            help="Potentials, as `hopflow models list` names them.", metavar="NAME[,NAME]", show_default=False
+            help="Potentials, as `hopflow models list` names them, or dotted paths of ASE calculators.",
+            metavar="NAME[,NAME]",
+            show_default=False,
         ),
     ],
     output: Annotated[Path, typer.Option(help="Folder that receives tables, figure and bands.", show_default=False)],
@@ -54,7 +57,9 @@ def benchmark_neb(
     from .path_bands import answer_bands
     from .reference_paths import read_references
 
-    names = list(dict.fromkeys(name.strip() for name in potential.split(",") if name.strip()))
+    # a comma between the arguments of a calculator separates no names
+    parts = re.split(r",(?![^(]*\))", potential)
+    names = list(dict.fromkeys(name.strip() for name in parts if name.strip()))
     if not names:
         raise typer.BadParameter("Name a potential.", param_hint="--potential")
     chosen = {name: path_band_settings([*(settings or []), f"potential={name}"]) for name in names}

@@ -15,6 +15,9 @@ app = typer.Typer(help="Potentials: what there is, and getting their weights.", 
 @app.command("list")
 def list_models(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """List the potentials and whether their weights are on this machine."""
+    from importlib.util import find_spec
+
+    from ..potentials.calculator_names import NAMED_CALCULATORS
     from ..potentials.registry import list_potentials
     from ..potentials.weights import find_weights
 
@@ -29,6 +32,18 @@ def list_models(as_json: Annotated[bool, typer.Option("--json", help="Print JSON
             "citation": entry.citation,
         }
         for entry in list_potentials()
+    ] + [
+        {
+            "name": name,
+            "family": "calculator",
+            # it is made of the weights as they are loaded
+            "weights_sha256": None,
+            "licence": named.licence,
+            "on_this_machine": find_spec(named.calculator.partition(".")[0]) is not None,
+            "description": named.description,
+            "citation": named.citation,
+        }
+        for name, named in NAMED_CALCULATORS.items()
     ]
     if as_json:
         console.print_json(rows)

@@ -223,8 +223,11 @@ def citations(data: ReportData) -> list[str]:
 
 
 def _potential_citations(name: str) -> list[str]:
+    from ..potentials.calculators import NAMED_CALCULATORS
     from ..potentials.registry import get_entry
 
+    if name in NAMED_CALCULATORS:
+        return [f"{name}: {NAMED_CALCULATORS[name].citation}"]
     try:
         entry = get_entry(name)
     except HopflowError:

@@ -22,7 +22,8 @@ from hopflow.makers import probing
 from hopflow.makers.bvse import BondValenceMaker
 from hopflow.makers.dft import HandoffMaker
 from hopflow.makers.documents import BandDocument, HopBarrierDocument, StageDocument
-from hopflow.makers.gnn import HopBarrierMaker, path_row, predict_hop_barriers
+from hopflow.makers.gnn import HopBarrierMaker
+from hopflow.makers.hop_predictions import path_row, predict_hop_barriers
 from hopflow.makers.neb import BandMaker
 from hopflow.makers.pes import LandscapeMaker
 from hopflow.makers.quantities import Quantity

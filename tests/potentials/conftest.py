@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 from ase import Atoms
 from ase.spacegroup import crystal
-from hopflow.potentials.registry import PotentialEntry, UpstreamRelease, WeightFile, fetch_weights
+from hopflow.potentials.entries import PotentialEntry, UpstreamRelease, WeightFile
+from hopflow.potentials.registry import fetch_weights
 from hopflow.transport.errors import WeightsError
 
 SHARED = Path(os.environ.get("HOPFLOW_SHARED", Path(__file__).parents[3] / "shared"))

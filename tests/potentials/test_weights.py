@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from hopflow.potentials import download, registry, weights
-from hopflow.potentials.registry import IndexPackage, PotentialEntry, UpstreamRelease
+from hopflow.potentials.entries import IndexPackage, PotentialEntry, UpstreamRelease
 from hopflow.transport.errors import Reason, WeightsError
 
 CONTENT = bytes(range(256)) * 4096  # 1 MiB
@@ -224,7 +224,7 @@ def test_a_cache_that_cannot_be_written_says_so(
 CHILD = """
 import sys
 from hopflow.potentials import weights
-from hopflow.potentials.registry import PotentialEntry, UpstreamRelease, WeightFile
+from hopflow.potentials.entries import PotentialEntry, UpstreamRelease, WeightFile
 name, sha256, size, url = sys.argv[1:]
 entry = PotentialEntry(name=name, family="mace", description="", method="", licence="", citation="",
     files=(WeightFile(name + ".model", sha256, int(size)),), other_names=(),
