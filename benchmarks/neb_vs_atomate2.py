@@ -80,7 +80,7 @@ def by_atomate2(path: MigrationPath, potential: Any, optimizer: str) -> tuple[di
         )
         ends.append(found.final_mol_or_struct)
         rested &= bool(found.is_force_converged)
-    band = interpolate_endpoints_ase(tuple(ends), IMAGES, "IDPP")
+    band = interpolate_endpoints_ase(tuple(ends), IMAGES, "IDPP", traj=None, log=None)
     result = AseNebInterface(calculator, optimizer=optimizer).run_neb(
         band, fmax=BAND_LIMIT_EV_PER_A, steps=STEPS, neb_doc_kwargs={}, neb_kwargs=dict(DEFAULT_NEB_KWARGS)
     )

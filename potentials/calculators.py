@@ -16,6 +16,7 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator
 
 from ..transport.checkpoints import content_key
+from ..transport.environment import FULL_UNPICKLING, variable_kept
 from ..transport.errors import CandidateError, HopflowError, Reason
 from .calculator_names import DOTTED_PATH, NAMED_CALCULATORS
 from .runtime import check_finite, check_images
@@ -53,8 +54,8 @@ def make_calculator(name: str) -> Calculator:
     except AttributeError as error:
         raise HopflowError(f"The module {module} has no {attribute}; correct the name {name}.") from error
     try:
-        # some announce themselves where answers are printed
-        with contextlib.redirect_stdout(io.StringIO()):
+        # some announce themselves where answers are printed; and what a calculator loads is for its own code to judge
+        with contextlib.redirect_stdout(io.StringIO()), variable_kept(FULL_UNPICKLING, "1"):
             calculator = maker(**arguments)
     except Exception as error:
         raise HopflowError(f"The calculator {name} cannot be made ({type(error).__name__}: {error}).") from error

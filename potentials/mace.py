@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,13 +15,12 @@ from ase import Atoms
 from ase.data import chemical_symbols
 
 from ..transport.energies import SiteEvaluation
+from ..transport.environment import FULL_UNPICKLING, variable_kept
 from ..transport.errors import Reason
 from .entries import PotentialEntry, Precision
 from .mace_fusion import fuse
 from .runtime import batches, check_finite, check_images, default_dtype, torch_dtype
 from .weights import WrongWeightsError
-
-_PICKLE_SWITCH = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 
 
 def _import_mace() -> tuple[Any, Any, Any]:
@@ -32,18 +30,12 @@ def _import_mace() -> tuple[Any, Any, Any]:
     imported. The switch would hold for every later torch.load of the process; it is put back here. mace also prints
     about accelerators that are not installed, which must not get into output that programs read.
     """
-    before = os.environ.get(_PICKLE_SWITCH)
-    try:
+    with variable_kept(FULL_UNPICKLING):
         with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             import mace.calculators  # noqa: F401  (imports e3nn after mace)
         from mace import data
         from mace.tools import torch_geometric, utils
-    finally:
-        if before is None:
-            os.environ.pop(_PICKLE_SWITCH, None)
-        else:
-            os.environ[_PICKLE_SWITCH] = before
     return data, torch_geometric, utils
 
 

@@ -18,6 +18,7 @@ from . import (
     cli_benchmark,
     cli_campaigns,
     cli_dft,
+    cli_finetune,
     cli_learning,
     cli_models,
     cli_network,
@@ -42,6 +43,7 @@ cli_bands.register(app)
 app.add_typer(cli_dft.app, name="dft", rich_help_panel="Stages on structure files")
 cli_network.register(app)
 cli_learning.register(app)
+cli_finetune.register(app)
 cli_barriers.register(app)
 app.add_typer(cli_benchmark.app, name="benchmark")
 app.add_typer(cli_models.app, name="models")

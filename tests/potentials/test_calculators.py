@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -157,3 +158,25 @@ def test_a_band_runs_on_a_calculator(tmp_path: Path) -> None:
     found = run_band(path, load_potential(EMT_PATH), checkpoint=tmp_path / "band")
     assert found.converged
     assert found.barrier_span_eV == pytest.approx(0.6, abs=0.25)
+
+
+def test_full_unpickling_is_on_while_a_calculator_is_made_and_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    from hopflow.transport.environment import FULL_UNPICKLING, variable_kept
+
+    seen = []
+
+    class Loading(EMT):
+        def __init__(self) -> None:
+            super().__init__()
+            seen.append(os.environ.get(FULL_UNPICKLING))
+
+    monkeypatch.setattr("ase.calculators.emt.Loading", Loading, raising=False)
+    for before in (None, "0"):
+        monkeypatch.delenv(FULL_UNPICKLING, raising=False)
+        if before is not None:
+            monkeypatch.setenv(FULL_UNPICKLING, before)
+        make_calculator("ase.calculators.emt.Loading")
+        assert (seen.pop(), os.environ.get(FULL_UNPICKLING)) == ("1", before)
+        with pytest.raises(KeyError), variable_kept(FULL_UNPICKLING, "2"):
+            raise KeyError
+        assert os.environ.get(FULL_UNPICKLING) == before
