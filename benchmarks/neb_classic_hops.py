@@ -1,6 +1,6 @@
 """Hops that every potential is tried on, by our bands with MACE-MP-0 small, beside DFT and published MACE bands.
 
-    python benchmarks/neb_classic_hops.py [--potential mace-mp-0-small] [--dtype float64] [--workers 1] [--home FOLDER]
+    python benchmarks/neb_classic_hops.py [--potential mace-mp-0-small] [--dtype float64] [--only HOP ...]
 
 LiFePO4 along b, Li3OCl (both hops), gamma-Li3PO4 (nine hops), LiScS2, LiCoS2 and lithium in rutile TiO2, as R. Devi et
 al. (arXiv 2508.06459) publish them: same cells and ends, highest less lowest image. A barrier that is off by more than
@@ -31,6 +31,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--potential", default="mace-mp-0-small", help="name of the potential")
     parser.add_argument("--dtype", default="float64", help="its precision; float32 takes about half the time")
+    parser.add_argument("--only", nargs="*", default=CLASSIC, metavar="HOP", help="only these of the hops")
     parser.add_argument("--workers", type=int, default=1, help="processes")
     parser.add_argument("--home", type=Path, help="folder that keeps the bands; without it, none is kept")
     parser.add_argument("--output", type=Path, help="write the answers here")
@@ -38,7 +39,7 @@ def main() -> None:
     if not PATHS.is_file():
         raise SystemExit(f"{PATHS} is not there; set HOPFLOW_SHARED to the folder that holds data/.")
     known = {row["path_id"]: row for row in read_labelled_rows(PATHS)[0]}
-    rows = [known[name] for name in CLASSIC if name in known]
+    rows = [known[name] for name in CLASSIC if name in known and name in options.only]
     settings = path_band_settings([f"potential={options.potential}", f"dtype={options.dtype}"])
     with tempfile.TemporaryDirectory() as scratch:
         job = band_job(options.home or Path(scratch), settings)
