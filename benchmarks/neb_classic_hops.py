@@ -2,7 +2,7 @@
 
     python benchmarks/neb_classic_hops.py [--potential mace-mp-0-small] [--dtype float64] [--only HOP ...]
 
-LiFePO4 along b, Li3OCl (both hops), gamma-Li3PO4 (nine hops), LiScS2, LiCoS2 and lithium in rutile TiO2, as R. Devi et
+LiFePO4 along b, Li3OCl (both hops), gamma-Li3PO4 (its hops), LiScS2, LiCoS2 and lithium in rutile TiO2, as R. Devi et
 al. (arXiv 2508.06459) publish them: same cells and ends, highest less lowest image. A barrier that is off by more than
 0.15 eV from DFT is marked, and one that our bands refuse has its reason. Bands are kept under the home folder.
 """
