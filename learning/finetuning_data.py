@@ -27,7 +27,6 @@ _SPLIT_NAMES: dict[str, Split] = {
 }
 _FILE_OF_SPLIT = re.compile(r"_(train|val|valid|validation|test)\.(?:ext)?xyz(?:\.gz)?$")
 _SUFFIXES = (".extxyz", ".xyz", ".extxyz.gz", ".xyz.gz")
-_STRESS_INDICES = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
 _EXAMPLES = 3
 
 
@@ -198,7 +197,7 @@ def read_frames(
     kept: dict[str, list[tuple[int, Frame]]] = defaultdict(list)
     number = 0
     for file, split in files:
-        for where, atoms in _frames_of(file, left_out):
+        for where, atoms in frames_in(file, left_out):
             try:
                 frame = read_frame(atoms, settings, elements, split)
             except RefusedFrame as error:
@@ -215,7 +214,8 @@ def read_frames(
     return [frame for _, frame in sorted(itertools.chain(*kept.values()), key=lambda each: each[0])], left_out
 
 
-def _frames_of(file: Path, left_out: LeftOut) -> Iterator[tuple[str, Atoms]]:
+def frames_in(file: Path, left_out: LeftOut) -> Iterator[tuple[str, Atoms]]:
+    """Frames of a file with their places; where it cannot be read on, it ends and ``left_out`` says so."""
     from ase.io import iread
 
     number = 0
@@ -294,9 +294,8 @@ def _value(atoms: Atoms, key: str) -> np.ndarray | None:
 
 
 def _stress(value: np.ndarray | None) -> np.ndarray | None:
+    from ase.stress import full_3x3_to_voigt_6_stress
+
     if value is None or value.size not in (6, 9):
         return None
-    if value.size == 6:
-        return value.reshape(6)
-    full = value.reshape(3, 3)
-    return np.array([full[i, j] for i, j in _STRESS_INDICES])
+    return value.reshape(6) if value.size == 6 else np.asarray(full_3x3_to_voigt_6_stress(value.reshape(3, 3)))

@@ -108,8 +108,7 @@ def predict_hop_barriers(
         hops.answer(range(len(rows)), predictor, probe=True)
     else:
         hops.answer(range(len(rows)), chosen.load(chosen.checkpoint, None))
-        left = max_probed_hops
-        while left > 0:
+        while (left := max_probed_hops - int(hops.probed.sum())) > 0:
             found = material_barriers(
                 network, hops.barriers_eV, hops.sigmas_eV, common_error_share, samples=SELECTION_SAMPLES
             )
@@ -117,7 +116,6 @@ def predict_hop_barriers(
             if not deciding:
                 break
             hops.answer(deciding, predictor, probe=True)
-            left -= len(deciding)
     name = None if potential is None else potential.name
     return PredictedHops(hops.barriers_eV, hops.sigmas_eV, hops.probed, dict(sorted(hops.notes.items())), name)
 

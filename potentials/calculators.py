@@ -14,14 +14,13 @@ import numpy as np
 import torch
 from ase import Atoms
 from ase.calculators.calculator import Calculator
+from ase.data import chemical_symbols
 
 from ..transport.checkpoints import content_key
 from ..transport.environment import FULL_UNPICKLING, variable_kept
 from ..transport.errors import CandidateError, HopflowError, Reason
 from .calculator_names import DOTTED_PATH, NAMED_CALCULATORS
 from .runtime import check_finite, check_images
-
-_EVERY_ELEMENT = frozenset(Atoms([number]).get_chemical_symbols()[0] for number in range(1, 119))
 
 
 def make_calculator(name: str) -> Calculator:
@@ -84,7 +83,7 @@ class CalculatorPotential:
         parameters as ASE keeps them.
     """
 
-    elements = _EVERY_ELEMENT
+    elements = frozenset(chemical_symbols[1:])
 
     def __init__(self, name: str, calculator: Calculator) -> None:
         self.name = name

@@ -161,12 +161,8 @@ def get_entry(name: str) -> PotentialEntry:
     for entry in _ENTRIES:
         if entry.name == name:
             return entry
-    raise _unknown(name)
-
-
-def _unknown(name: str) -> HopflowError:
     names = ", ".join([*(entry.name for entry in _ENTRIES), *NAMED_CALCULATORS])
-    return HopflowError(
+    raise HopflowError(
         f"There is no potential called {name!r}; choose one of: {names}; or give the dotted path of an ASE calculator."
     )
 
@@ -179,8 +175,8 @@ def check_potential_name(name: str) -> None:
     HopflowError
         The message lists the names that there are.
     """
-    if not any(entry.name == name for entry in _ENTRIES) and not is_calculator_name(name):
-        raise _unknown(name)
+    if not is_calculator_name(name):
+        get_entry(name)
 
 
 def potential_sha256(name: str) -> str:
@@ -191,9 +187,7 @@ def potential_sha256(name: str) -> str:
     HopflowError
         There is no potential of that name, or its calculator cannot be made.
     """
-    if any(entry.name == name for entry in _ENTRIES):
-        return get_entry(name).sha256
-    return load_potential(name).weights_sha256
+    return load_potential(name).weights_sha256 if is_calculator_name(name) else get_entry(name).sha256
 
 
 def fetch_weights(name: str, path: str | Path | None = None, progress: bool | None = None) -> Path:
@@ -236,10 +230,9 @@ def load_potential(
     WeightsError
         No weights to be had, or weights that do not reproduce the reference energy.
     """
-    check_potential_name(name)
-    entry = next((entry for entry in _ENTRIES if entry.name == name), None)
-    if entry is None:
+    if is_calculator_name(name):
         return _load_calculator(name)
+    entry = get_entry(name)
     precision = dtype or entry.default_dtype
     if precision not in ("float32", "float64"):
         raise HopflowError(f"There is no precision called {precision!r}; choose float32 or float64.")

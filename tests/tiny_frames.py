@@ -12,6 +12,7 @@ from ase.build import bulk
 from ase.calculators.lj import LennardJones
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
+from tiny_mace import tiny_mace
 
 ELEMENTS = (3, 8, 11, 17)
 OFFSETS_EV = {"Li": -2.0, "O": -5.0, "Na": -1.5, "Cl": -3.0}
@@ -56,33 +57,6 @@ def write_teacher_frames(file: Path, **changes: Any) -> Path:
 
 def write_tiny_mace(file: Path) -> Path:
     """A model file as MACE writes it, in single precision."""
-    from hopflow.potentials import runtime
-    from hopflow.potentials.mace import _import_mace
-
-    _import_mace()
-    from e3nn import o3
-    from mace import modules
-
-    torch.manual_seed(7)
-    with runtime.default_dtype("float32"):
-        model = modules.ScaleShiftMACE(
-            r_max=4.0,
-            num_bessel=4,
-            num_polynomial_cutoff=5,
-            max_ell=2,
-            interaction_cls=modules.interaction_classes["RealAgnosticResidualInteractionBlock"],
-            interaction_cls_first=modules.interaction_classes["RealAgnosticResidualInteractionBlock"],
-            num_interactions=2,
-            num_elements=len(ELEMENTS),
-            hidden_irreps=o3.Irreps("8x0e"),
-            MLP_irreps=o3.Irreps("4x0e"),
-            atomic_energies=np.array([-1.0, -2.0, -3.0, -4.0]),
-            avg_num_neighbors=12.0,
-            atomic_numbers=list(ELEMENTS),
-            correlation=2,
-            gate=torch.nn.functional.silu,
-            atomic_inter_scale=0.1,
-            atomic_inter_shift=0.0,
-        )
+    model = tiny_mace(ELEMENTS, correlation=2, dtype="float32", neighbours=12.0, energy_scale_eV=0.1)
     torch.save(model, file)
     return file

@@ -314,6 +314,22 @@ def benchmark_figure(selection: Selection, document: dict[str, Any], file: Path)
     return bool(panels)
 
 
+def write_benchmark(selection: Selection, document: dict[str, Any], folder: Path) -> list[str]:
+    """Write ``benchmark.json``, ``table.md`` and, where there is anything to draw, ``parity.png``.
+
+    Returns
+    -------
+    Their names.
+    """
+    from .console import json_text
+
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "benchmark.json").write_text(json_text(document) + "\n")
+    (folder / "table.md").write_text(benchmark_markdown(document) + "\n")
+    drawn = benchmark_figure(selection, document, folder / "parity.png")
+    return ["benchmark.json", "table.md", *(["parity.png"] if drawn else [])]
+
+
 def run_benchmark(
     selection: Selection,
     potentials: Sequence[str],

@@ -53,7 +53,7 @@ def benchmark_neb(
     """Nudged elastic bands against reference barriers; interrupted, it goes on where it stood."""
     from ..learning.path_rows import PathRow
     from ..transport.errors import HopflowError
-    from .band_benchmark import benchmark_figure, benchmark_markdown, run_benchmark, select_paths
+    from .band_benchmark import benchmark_markdown, run_benchmark, select_paths, write_benchmark
     from .path_bands import answer_bands
     from .reference_paths import read_references
 
@@ -91,17 +91,13 @@ def benchmark_neb(
         "settings": {name: each.model_dump() for name, each in chosen.items()},
         **run_benchmark(selection, names, run, output / "bands", left_out),
     }
-    (output / "benchmark.json").write_text(console.json_text(document) + "\n")
-    table = benchmark_markdown(document)
-    (output / "table.md").write_text(table + "\n")
-    drawn = benchmark_figure(selection, document, output / "parity.png")
+    files = write_benchmark(selection, document, output)
     if as_json:
         console.print_json(document)
     else:
         # the sentence stands above already
-        console.say(table.partition("\n\n")[2])
+        console.say(benchmark_markdown(document).partition("\n\n")[2])
         console.say("")
-        files = ["benchmark.json", "table.md", *(["parity.png"] if drawn else [])]
         console.say(f"written to {output}: {', '.join(files)}, bands")
     if not any(each["converged"] for each in document["converged"].values()):
         raise typer.Exit(1)

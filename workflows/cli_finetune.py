@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -77,6 +78,7 @@ def run_fine_tuning(path: Path, chosen: FineTuning, say: Callable[[str], None]) 
     foundation_energies_eV(foundation.file)  # says in a sentence what is wrong with a file
     device = resolve_device(chosen.device)
 
+    @cache
     def load(file: Path) -> MacePotential:
         return model_potential(file, foundation, device)
 
@@ -149,7 +151,7 @@ def compare_bands(
     from ..learning.finetuning import MODEL
     from ..learning.path_rows import PathRow
     from ..makers.settings import PathBandSettings
-    from .band_benchmark import benchmark_figure, benchmark_markdown, run_benchmark
+    from .band_benchmark import run_benchmark, write_benchmark
     from .cli_bands import collect_answers
     from .path_bands import BandJob, answer_bands
 
@@ -163,10 +165,7 @@ def compare_bands(
         return collect_answers(answer_bands(entries, job), name)
 
     document = run_benchmark(selection, list(files), run, folder / "bands", left_out)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "benchmark.json").write_text(console.json_text(document) + "\n")
-    (folder / "table.md").write_text(benchmark_markdown(document) + "\n")
-    benchmark_figure(selection, document, folder / "parity.png")
+    write_benchmark(selection, document, folder)
     return document
 
 

@@ -2,36 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from ..learning.finetuning_training import AgainstForgetting, FineTuningSettings, FrozenPart
 from .spec import SpecificationError, read_model
 
 if TYPE_CHECKING:
     from ..learning.finetuning import Foundation
     from ..learning.finetuning_data import Frame, ReadingSettings, Split
     from ..learning.finetuning_splits import FrameSet
-    from ..learning.finetuning_training import FineTuningSettings
 
-_TRAINING_KEYS = (
-    "against_forgetting",
-    "frozen",
-    "reference_energies",
-    "epochs",
-    "patience",
-    "batch_size",
-    "learning_rate",
-    "final_learning_rate_share",
-    "energy_weight",
-    "forces_weight",
-    "stress_weight",
-    "average_decay",
-    "dtype",
-    "threads",
-    "seed",
-)
 _FILE_KEYS = ("train", "validation", "test")
 
 
@@ -83,12 +67,12 @@ class FineTuning(BaseModel):
     )
     path_key: str = Field("path_id", description="Key of the path whose band a frame is an image of.")
     split_key: str = Field("split", description="Key of the split: `train`, `validation` or `val`, `test`.")
-    against_forgetting: Literal["freeze", "replay", "none"] = Field(
+    against_forgetting: AgainstForgetting = Field(
         "freeze",
         description="`freeze` holds a part of the network still; `replay` goes on learning what the foundation model "
         "says about the structures of `replay_file`; `none` lets everything change.",
     )
-    frozen: Literal["embedding", "interactions", "products"] = Field(
+    frozen: FrozenPart = Field(
         "interactions",
         description="With `freeze`: what stands still, each with all that comes before it. After `interactions`, "
         "many-body products and readouts learn; after `products`, readouts alone.",
@@ -148,9 +132,8 @@ class FineTuning(BaseModel):
 
     def training(self, device: str) -> FineTuningSettings:
         """What :func:`..learning.finetuning.fine_tune` takes."""
-        from ..learning.finetuning_training import FineTuningSettings
-
-        return FineTuningSettings(device=device, **self.model_dump(include=set(_TRAINING_KEYS)))
+        names = {each.name for each in fields(FineTuningSettings)} - {"device"}
+        return FineTuningSettings(device=device, **self.model_dump(include=names))
 
     def absolute(self, folder: Path) -> FineTuning:
         """The same with absolute paths, relative ones from a folder."""
@@ -267,19 +250,19 @@ def read_structures(place: Path, chosen: FineTuning, elements: frozenset[str]) -
         Fewer than two can be used.
     """
     import numpy as np
-    from ase.io import iread
 
-    from ..learning.finetuning_data import Frame, files_of
+    from ..learning.finetuning_data import Frame, LeftOut, files_of, frames_in
     from ..transport.errors import HopflowError
 
-    found = []
+    found, left_out = [], LeftOut()
     for file, _ in files_of(place):
-        for atoms in iread(file, ":", format="extxyz"):
+        for _, atoms in frames_in(file, left_out):
             if len(atoms) and set(atoms.get_chemical_symbols()) <= elements:
                 name = str(atoms.info.get(chosen.material_key) or atoms.get_chemical_formula())
                 bare = atoms.copy()
                 bare.info, bare.calc = {}, None
                 found.append(Frame(bare, 0.0, np.zeros((len(atoms), 3)), None, name))
     if len(found) < 2:
-        raise HopflowError(f"{place} holds {len(found)} structures to replay; two are needed at least.")
+        broken = f" ({left_out.sentence()})" if left_out.counts else ""
+        raise HopflowError(f"{place} holds {len(found)} structures to replay{broken}; two are needed at least.")
     return found

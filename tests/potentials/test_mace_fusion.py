@@ -15,6 +15,7 @@ from ase.build import bulk
 from hopflow.potentials import runtime
 from hopflow.potentials.mace import _import_mace
 from hopflow.potentials.mace_fusion import ScalarContraction, ScalarConvolution, fuse
+from tiny_mace import tiny_mace
 
 ELEMENTS = (3, 8, 15)
 
@@ -22,31 +23,7 @@ ELEMENTS = (3, 8, 15)
 @lru_cache
 def random_model(hidden: str, correlation: int = 3, largest_degree: int = 2) -> Any:
     """A small MACE model with random weights, frozen, in double precision; not to be changed."""
-    _import_mace()
-    from e3nn import o3
-    from mace import modules
-
-    torch.manual_seed(7)
-    with runtime.default_dtype("float64"):
-        model = modules.ScaleShiftMACE(
-            r_max=4.0,
-            num_bessel=4,
-            num_polynomial_cutoff=5,
-            max_ell=largest_degree,
-            interaction_cls=modules.interaction_classes["RealAgnosticResidualInteractionBlock"],
-            interaction_cls_first=modules.interaction_classes["RealAgnosticResidualInteractionBlock"],
-            num_interactions=2,
-            num_elements=len(ELEMENTS),
-            hidden_irreps=o3.Irreps(hidden),
-            MLP_irreps=o3.Irreps("4x0e"),
-            atomic_energies=np.array([-1.0, -2.0, -3.0]),
-            avg_num_neighbors=8.0,
-            atomic_numbers=list(ELEMENTS),
-            correlation=correlation,
-            gate=torch.nn.functional.silu,
-            atomic_inter_scale=1.0,
-            atomic_inter_shift=0.0,
-        ).eval()
+    model = tiny_mace(ELEMENTS, hidden, correlation, largest_degree).eval()
     for parameter in model.parameters():
         parameter.requires_grad = False
     return model

@@ -12,7 +12,8 @@ from ase.io import read
 from command_line import call
 from hopflow.learning.finetuning_training import FineTuningSettings
 from hopflow.potentials.registry import load_potential
-from hopflow.workflows.finetuning_config import FineTuning, read_fine_tuning
+from hopflow.transport.errors import HopflowError
+from hopflow.workflows.finetuning_config import FineTuning, read_fine_tuning, read_structures
 from tiny_frames import MATERIALS, teacher_frames, write_teacher_frames, write_tiny_mace
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "finetune.yaml"
@@ -116,3 +117,11 @@ def test_defaults_paths_and_the_example(folder):
     assert example.dataset is not None
     assert example.dataset.parent.resolve() == EXAMPLE.parents[1] / "build"
     assert example.foundation == "mace-mp-0-small"
+
+
+def test_a_replay_file_that_breaks_off_is_named_in_a_sentence(tmp_path: Path) -> None:
+    broken = tmp_path / "replay.xyz"
+    broken.write_text('1\nLattice="4 0 0 0 4 0 0 0 4"\nLi 0 0 0\n2\nLattice="4 0 0 0 4 0 0 0 4"\nLi 0 0\n')
+    chosen = FineTuning(dataset=tmp_path, output=tmp_path, against_forgetting="replay", replay_file=broken)
+    with pytest.raises(HopflowError, match=r"holds 1 structures to replay \(1 frames left out: 1 unreadable\)"):
+        read_structures(broken, chosen, frozenset({"Li"}))
