@@ -48,6 +48,7 @@ def list_models(as_json: Annotated[bool, typer.Option("--json", help="Print JSON
     if as_json:
         console.print_json(rows)
         return
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
@@ -57,7 +58,7 @@ def list_models(as_json: Annotated[bool, typer.Option("--json", help="Print JSON
     table.add_column("description")
     for row in rows:
         here = "yes" if row["on_this_machine"] else "no"
-        table.add_row(row["name"], row["licence"], here, row["description"])
+        table.add_row(row["name"], row["licence"], here, escape(row["description"]))
     console.show(table)
 
 
@@ -67,10 +68,14 @@ def fetch(
     path: Annotated[Path | None, typer.Option(help="Take the weights from this file or folder.")] = None,
 ) -> None:
     """Get the weights of potentials and check them."""
+    from ..potentials.calculator_names import NAMED_CALCULATORS
     from ..potentials.registry import fetch_weights, list_potentials
 
     known = [entry.name for entry in list_potentials()]
     for name in names:
+        if name in NAMED_CALCULATORS:
+            extra = NAMED_CALCULATORS[name].extra
+            raise typer.BadParameter(f"{name} brings its weights along; pip install 'hopflow[{extra}]' instead.")
         if name not in known:
             raise typer.BadParameter(f"there is no potential called {name!r}; allowed: {', '.join(known)}.")
     if path is not None and len(names) > 1:

@@ -194,6 +194,7 @@ def test_version_and_bare_call(call: Call) -> None:
         (["neb", "crystals/LiF.cif", "crystals/Li3N.cif", "--band", "b.xyz"], "give one file"),
         (["neb", "crystals/LiF.cif", "--band", "crystals"], "crystals is a folder"),
         (["models", "fetch", "unheard-of"], "no potential called"),
+        (["models", "fetch", "chgnet-0.3.0"], "brings its weights along"),
         (["models", "fetch", "mace-mp-0-small", "m3gnet-mp-2021.2.8-direct", "--path", "x"], "give one name"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -630,3 +631,7 @@ def test_story_names_the_id_that_was_asked_for() -> None:
         ),
         ("  neb     earlier   ", "No convergence. (not_converged; tried again since)"),
     ]
+
+
+def test_models_say_which_extra_installs_them(call: Call) -> None:
+    assert "hopflow[chgnet]" in "".join(call("models", "list").out.split())
