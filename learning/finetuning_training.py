@@ -207,8 +207,7 @@ class MaceTraining:
 
     def best_epoch(self) -> int:
         """The epoch of the lowest validation loss."""
-        history = self.history()
-        return min(history, key=lambda epoch: history[epoch].loss)
+        return _lowest_loss(self.history())
 
     def checkpoint(self, epoch: int) -> Path:
         """Where MACE keeps an epoch."""
@@ -217,10 +216,10 @@ class MaceTraining:
     def ended(self) -> bool:
         """Whether no epoch is left, or patience is at an end."""
         history = self.history()
-        if not history:
-            return False
-        last = max(history)
-        return last + 1 >= self.settings.epochs or last - self.best_epoch() >= self.settings.patience
+        return bool(history) and (max(history) + 1 >= self.settings.epochs or self._out_of_patience(history))
+
+    def _out_of_patience(self, history: dict[int, Epoch]) -> bool:
+        return max(history) - _lowest_loss(history) >= self.settings.patience
 
     def _records(self) -> list[dict[str, Any]]:
         if not self.results.is_file():
@@ -316,7 +315,9 @@ class MaceTraining:
                 told += 1
             if not running:
                 return True
-            if first < told < self.settings.epochs and self.ended():
+            # an epoch that is noted but has no checkpoint yet must not end the process that is about to write it
+            finished = {epoch: each for epoch, each in history.items() if epoch < told}
+            if first < told < self.settings.epochs and self._out_of_patience(finished):
                 return False
             # notes of a large training are long: reading them must stay a small part of the work
             time.sleep(max(_POLL_S, 20.0 * (time.perf_counter() - began)))
@@ -375,6 +376,10 @@ class MaceTraining:
             flags.append("ema")
             given["ema_decay"] = settings.average_decay
         return [f"--{name}={value}" for name, value in given.items()] + [f"--{flag}" for flag in flags]
+
+
+def _lowest_loss(history: dict[int, Epoch]) -> int:
+    return min(history, key=lambda epoch: history[epoch].loss)
 
 
 def differing(before: dict[str, Any], now: dict[str, Any]) -> Sequence[str]:
