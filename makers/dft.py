@@ -57,7 +57,7 @@ class HandoffMaker(StageMaker):
         images: Any = read(io.StringIO(band.images_extxyz), index=":", format="extxyz")
         name = f"{structure.composition.reduced_formula}-{structure_hash(structure)[:8]}"
         settings = self.settings
-        hop = _hop_of(band, images[0].info.get("path_id"))
+        hop = hop_of_band(band, images[0].info.get("path_id"))
         result = write_handoff(
             images,
             Path(settings.folder) / name,
@@ -90,7 +90,7 @@ class HandoffMaker(StageMaker):
         }
 
 
-def _hop_of(band: BandDocument, hop_id: str | None) -> dict[str, Any]:
+def hop_of_band(band: BandDocument, hop_id: str | None) -> dict[str, Any]:
     """What the neb stage says of the hop that the images belong to, for whoever brings results back."""
     record = next((record for record in band.bands if record.hop_id == hop_id), None)
     return {

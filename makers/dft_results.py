@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from ..transport.errors import CandidateError, Reason
 from .band_records import band_extxyz, band_record
 from .documents import DftBandDocument, HandoffDocument, ImageRecord
+from .espresso_results import EspressoBand, is_espresso, read_espresso_band
 from .stage import package_versions, primitive_cell
 from .vasp_results import VaspBand, read_band
-from .vasp_settings import functional_name, hubbard_u_eV
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pymatgen.core import Structure
 
 UNNAMED_HOP = "unnamed"
+_PROGRAMS = {"vasp": "VASP", "espresso": "Quantum ESPRESSO"}
 
 
 def check_host(structure: Structure, host: Structure, ion: str) -> None:
@@ -92,7 +93,7 @@ def read_document(folder: Path, host: Structure, ion: str, handoff: HandoffDocum
     Parameters
     ----------
     folder
-        Folder in which VASP ran.
+        Folder in which VASP or Quantum ESPRESSO ran.
     host
         The material.
     ion
@@ -115,7 +116,7 @@ def read_document(folder: Path, host: Structure, ion: str, handoff: HandoffDocum
     from ..transport.structures import structure_hash
 
     started = time.perf_counter()
-    found = read_band(folder, ion)
+    found: VaspBand | EspressoBand = read_espresso_band(folder, ion) if is_espresso(folder) else read_band(folder, ion)
     if found.structure is not None:
         check_host(found.structure, host, ion)
     metadata = found.manifest.get("metadata", {})
@@ -123,7 +124,7 @@ def read_document(folder: Path, host: Structure, ion: str, handoff: HandoffDocum
     records = image_records(found)
     band = found.band
     species = [] if found.structure is None else list(dict.fromkeys(s.specie.symbol for s in found.structure))
-    functional = functional_name(found.tags)
+    functional = found.functional
     warnings = list(found.warnings)
     if handoff is not None and handoff.hop_id is not None and hop_id is not None and handoff.hop_id != hop_id:
         warnings.append(f"The results are of hop {hop_id}, the inputs that the stage wrote of hop {handoff.hop_id}.")
@@ -137,8 +138,8 @@ def read_document(folder: Path, host: Structure, ion: str, handoff: HandoffDocum
     }
     facts: dict[str, Any] = {
         "functional": functional,
-        "hubbard_u_eV": hubbard_u_eV(found.tags, species),
-        "cutoff_eV": float(found.tags["ENCUT"]) if "ENCUT" in found.tags else None,
+        "hubbard_u_eV": found.hubbard_u_eV(species),
+        "cutoff_eV": found.cutoff_eV,
         "kpoints": found.kpoints,
         "force_limit_eV_per_A": found.force_limit_eV_per_A,
         **barriers,
@@ -162,13 +163,14 @@ def read_document(folder: Path, host: Structure, ion: str, handoff: HandoffDocum
         atoms=len(host),
         structure_hash=host_hash,
         content_key=_content_key(host_hash, ion, facts, band),
-        method=f"VASP NEB ({functional or 'functional of the potentials'}), computed elsewhere",
+        method=f"{_PROGRAMS[found.engine]} NEB ({functional or 'functional of the potentials'}), computed elsewhere",
         settings={key: value for key, value in found.tags.items() if key != "MAGMOM" and _is_plain(value)},
         versions=package_versions("pymatgen", "ase"),
         weights_sha256=None,
         seconds=time.perf_counter() - started,
         converged=band is not None and band.converged,
         warnings=warnings,
+        engine=found.engine,
         folder=str(folder.resolve()),
         bands=bands,
         images_extxyz=None if band is None else band_extxyz(band),
@@ -178,7 +180,7 @@ def read_document(folder: Path, host: Structure, ion: str, handoff: HandoffDocum
     )
 
 
-def image_records(found: VaspBand) -> list[ImageRecord]:
+def image_records(found: VaspBand | EspressoBand) -> list[ImageRecord]:
     """What the document says of each image."""
     records = []
     for number, (output, force) in enumerate(zip(found.outputs, found.image_forces_eV_per_A, strict=True)):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from ..transport.band_result import BandSettings
 
@@ -192,12 +192,68 @@ class PathBandSettings(BaseModel):
         return BandSettings(**self.model_dump(exclude={"potential", "dtype"}))
 
 
-class HandoffStageSettings(StageSettings):
-    """Settings of the dft stage: inputs of a VASP NEB started from the machine-learned band."""
+class EspressoBandSettings(BaseModel):
+    """How Quantum ESPRESSO computes the band of the dft stage."""
 
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    pseudopotentials: str | None = Field(
+        None,
+        description="Set of pseudopotentials (`hopflow dft pseudopotentials` lists them), or a folder with one UPF "
+        "file for each element; PseudoDojo's for the functional when absent.",
+    )
+    cutoff_eV: float = Field(1090.0, gt=100, description="Kinetic energy cutoff of the wavefunctions, in eV.")
+    kpoint_spacing_per_A: float = Field(
+        0.5, gt=0.05, description="Largest distance of k-points, in 1/Å, 2π included; even meshes are shifted."
+    )
+    occupations: Literal["auto", "fixed", "smearing"] = Field(
+        "auto",
+        description="Fixed for cells with paired electrons whose vacancy is compensated, else with Gaussian smearing.",
+    )
+    smearing_eV: float = Field(0.1, gt=0, description="Width of the smearing, in eV.")
+    spin: Literal["auto", "on", "off"] = Field(
+        "auto", description="Spin polarisation; by itself for open d and f shells and odd numbers of electrons."
+    )
+    energy_tolerance_eV_per_atom: float = Field(
+        1e-6, gt=0, description="Error of the energy at which the electrons count as converged, in eV an atom."
+    )
+    images: int | None = Field(
+        None, ge=1, le=25, description="Images between the end points; as many as the neb stage had when absent."
+    )
+    climb: bool = Field(True, description="Let the highest image climb to the saddle.")
+    max_force_eV_per_A: float = Field(0.05, gt=0, le=0.1, description="Convergence limit of the band, in eV/Å.")
+    endpoint_max_force_eV_per_A: float = Field(
+        0.05, gt=0, le=0.1, description="Convergence limit of the end points, in eV/Å."
+    )
+    max_steps: int = Field(60, gt=0, description="Steps of band and of end points before a restart.")
+    restarts: int = Field(
+        1, ge=0, le=10, description="How often a band that used up its steps goes on from its last images."
+    )
+
+
+class HandoffStageSettings(StageSettings):
+    """Settings of the dft stage: a DFT-NEB started from the machine-learned band.
+
+    With `engine: vasp` its inputs are written for a cluster; `engine: espresso` computes it.
+    """
+
+    engine: Literal["vasp", "espresso"] = Field(
+        "vasp", description="`vasp` writes inputs; `espresso` runs Quantum ESPRESSO's pw.x and gives a barrier."
+    )
     functional: Literal["pbe", "pbe+u", "pbesol"] = Field("pbe", description="Exchange-correlation functional.")
     vtst: bool = Field(False, description="Write the INCAR keys that need a VTST build of VASP.")
     vacancy_charge: Literal["neutral", "compensated"] = Field(
         "neutral", description="Remove a neutral atom, or keep the ion's charge as a compensating background."
     )
-    folder: str = Field("handoff", description="Folder, relative to the campaign's home, that receives the inputs.")
+    folder: str = Field("handoff", description="Folder, relative to the campaign's home, that receives the files.")
+    espresso: EspressoBandSettings = Field(
+        default_factory=EspressoBandSettings, description="How Quantum ESPRESSO computes the band."
+    )
+
+    @model_validator(mode="after")
+    def _engine_can(self) -> HandoffStageSettings:
+        if self.engine == "espresso" and self.functional == "pbe+u":
+            raise ValueError("engine: espresso computes pbe and pbesol; pbe+u needs engine: vasp")
+        if self.engine == "espresso" and self.vtst:
+            raise ValueError("vtst is a build of VASP; leave it out with engine: espresso")
+        return self

@@ -1,11 +1,11 @@
-"""The checks between VASP's outputs and a barrier: completeness, one band, one set of settings, convergence."""
+"""The checks between DFT outputs and a barrier: completeness, one band, one set of settings, convergence."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -35,7 +35,10 @@ _VTST_TAGS = ("ICHAIN", "IOPT", "LCLIMB")
 
 @dataclass
 class JudgedBand:
-    """A band on its way from outputs to barriers."""
+    """A band on its way from outputs to barriers; as it stands VASP's, other programs derive from it."""
+
+    more_electrons: ClassVar[str] = "did not reach EDIFF in its last ionic step; change ALGO, NELM or the mixing, and"
+    more_steps: ClassVar[str] = "continue from its CONTCAR"
 
     outputs: list[ImageOutput]
     limit_eV_per_A: float
@@ -107,8 +110,7 @@ class JudgedBand:
 
     def _find_forces(self, tags: dict[str, Any], warnings: list[str]) -> None:
         """Bring the forces to those of DFT alone, and find those that must vanish."""
-        if tags.get("LCLIMB"):
-            self.climbing = climbing_image(self.energies)
+        self.climbing = self._climbing(tags)
         if any(tags.get(name) not in (None, 0, False) for name in _VTST_TAGS):
             self._undo_springs(warnings)
         _, residual = band_forces(self.positions, self.energies, self.forces, 0.0, self.climbing)
@@ -118,6 +120,10 @@ class JudgedBand:
             climbs = number == self.climbing
             across = largest_force(own) if climbs else min(largest_force(own), largest_force(middle[number - 1]))
             self.image_forces[number] = across
+
+    def _climbing(self, tags: dict[str, Any]) -> int | None:
+        """Which image climbed; None where none did."""
+        return climbing_image(self.energies) if tags.get("LCLIMB") else None
 
     def _undo_springs(self, warnings: list[str]) -> None:
         """Put the true force along the band in the place of the VTST code's springs."""
@@ -176,8 +182,7 @@ class JudgedBand:
                 )
             if not output.electronically_converged:
                 raise NotConvergedError(
-                    f"The electrons of {kind.lower()} {number:02d} did not reach EDIFF in its last ionic step; change "
-                    "ALGO, NELM or the mixing, and run it again."
+                    f"The electrons of {kind.lower()} {number:02d} {self.more_electrons} run it again."
                 )
         for number in (0, last, *range(1, last)):
             force = self.image_forces[number]
@@ -185,10 +190,11 @@ class JudgedBand:
                 continue
             endpoint = number in (0, last)
             known = "an unknown force" if force is None else f"a force of {force:.3f} eV/Å"
+            allowed = f" (NSW = {tags.get('NSW', 'not set')})" if tags else ""
             raise NotConvergedError(
                 f"{'End point' if endpoint else 'Image'} {number:02d} still has {known} after "
-                f"{self.outputs[number].steps} ionic steps, the limit is {self.limit_eV_per_A:g} eV/Å (NSW = "
-                f"{tags.get('NSW', 'not set')}); continue from its CONTCAR and bring it back again.",
+                f"{self.outputs[number].steps} ionic steps, the limit is {self.limit_eV_per_A:g} eV/Å{allowed}; "
+                f"{self.more_steps} and bring it back again.",
                 Reason.ENDPOINT_NOT_RELAXED if endpoint else Reason.NOT_CONVERGED,
             )
 

@@ -9,7 +9,7 @@ the barrier is a difference between them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -349,8 +349,13 @@ def _spin_polarised(structure: Structure, settings: HandoffSettings, electrons: 
         return settings.spin == "on"
     if any(structure.site_properties.get("magmom", ())):
         return True
-    for element in structure.composition.elements:
-        open_shell = element.is_transition_metal or element.is_lanthanoid or element.is_actinoid
-        if open_shell and element.symbol not in _CLOSED_SHELL_METALS:
-            return True
-    return electrons is None or round(electrons) % 2 == 1
+    symbols = [element.symbol for element in structure.composition.elements]
+    return has_open_shell(symbols) or electrons is None or round(electrons) % 2 == 1
+
+
+def has_open_shell(symbols: Iterable[str]) -> bool:
+    """Whether an element is there whose ions may have an open d or f shell."""
+    from pymatgen.core import Element
+
+    metals = (Element(symbol) for symbol in set(symbols) - _CLOSED_SHELL_METALS)
+    return any(metal.is_transition_metal or metal.is_lanthanoid or metal.is_actinoid for metal in metals)

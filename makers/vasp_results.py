@@ -10,14 +10,14 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..transport.band_result import BandResult
 from ..transport.errors import CandidateError, HopflowError, Reason
 from .vasp_checks import JudgedBand
 from .vasp_handoff import ENDPOINT_FOLDERS
 from .vasp_images import ImageOutput, read_image
-from .vasp_settings import mesh_text, read_incar
+from .vasp_settings import functional_name, hubbard_u_eV, mesh_text, read_incar
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -68,6 +68,22 @@ class VaspBand:
     tags: dict[str, Any]
     kpoints: str | None
     warnings: list[str] = field(default_factory=list)
+
+    engine: ClassVar[str] = "vasp"
+
+    @property
+    def functional(self) -> str | None:
+        """Name of the functional; None where only the potentials tell."""
+        return functional_name(self.tags)
+
+    @property
+    def cutoff_eV(self) -> float | None:
+        """Kinetic energy cutoff."""
+        return float(self.tags["ENCUT"]) if "ENCUT" in self.tags else None
+
+    def hubbard_u_eV(self, species: list[str]) -> dict[str, float]:
+        """U by element, for species in the order of the POSCAR."""
+        return hubbard_u_eV(self.tags, species)
 
     @property
     def structure(self) -> Structure | None:

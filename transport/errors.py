@@ -58,6 +58,10 @@ class Reason(StrEnum):
     OTHER_MATERIAL = "other_material"
     WEIGHTS_MISSING = "weights_missing"
     WEIGHTS_WRONG = "weights_wrong"
+    ENGINE_MISSING = "engine_missing"
+    PSEUDOPOTENTIAL_MISSING = "pseudopotential_missing"
+    ELECTRONS_NOT_CONVERGED = "electrons_not_converged"
+    ENGINE_FAILED = "engine_failed"
     WORKER_DIED = "worker_died"
     UNEXPECTED_ERROR = "unexpected_error"
 
@@ -112,6 +116,10 @@ _SENTENCES: dict[Reason, str] = {
     Reason.TOO_MANY_EVALUATIONS: "The landscape needs more energies than allowed, even on its coarsest grid.",
     Reason.WEIGHTS_MISSING: "The potential's weights could not be had.",
     Reason.WEIGHTS_WRONG: "The potential's weights do not reproduce the reference energy.",
+    Reason.ENGINE_MISSING: "The DFT program is not on this machine.",
+    Reason.PSEUDOPOTENTIAL_MISSING: "An element has no pseudopotential that the DFT program could use.",
+    Reason.ELECTRONS_NOT_CONVERGED: "The electrons of an image did not converge in any way that was tried.",
+    Reason.ENGINE_FAILED: "The DFT program ended with an error.",
     Reason.WORKER_DIED: "The worker process died on this candidate.",
     Reason.UNEXPECTED_ERROR: "The stage failed in a way that it does not know.",
 }

@@ -28,6 +28,7 @@ def run_band(
     settings: BandSettings | None = None,
     checkpoint: Path | None = None,
     progress: BandProgress | None = None,
+    start: np.ndarray | None = None,
 ) -> BandResult:
     """Relax the end points of a path and find the barrier between them.
 
@@ -50,6 +51,9 @@ def run_band(
         answered from it.
     progress
         Called after every step.
+    start
+        First band in place of an interpolated one, end points included, in Angstrom, shape (images + 2, atoms, 3) with
+        the migrating ion last, without jumps by cell vectors. Its images follow when end points relax.
 
     Returns
     -------
@@ -59,7 +63,7 @@ def run_band(
         ``UNPHYSICAL_BARRIER`` or ``NON_FINITE_ENERGY``; a band that was ended early has ``EARLY_VERDICT``.
     """
     chosen = settings or BandSettings()
-    return _run(path, potential, chosen, checkpoint, progress, None, _MOST_SPLITS if chosen.split else 0)
+    return _run(path, potential, chosen, checkpoint, progress, start, _MOST_SPLITS if chosen.split else 0)
 
 
 def _run(

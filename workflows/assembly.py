@@ -28,12 +28,15 @@ def stage_maker(stage: str, ion: str, settings: StageSettings | None = None) -> 
     """
     from ..makers.bvse import BondValenceMaker
     from ..makers.dft import HandoffMaker
+    from ..makers.dft_band import DftBandMaker
     from ..makers.gnn import HopBarrierMaker
     from ..makers.neb import BandMaker
     from ..makers.pes import LandscapeMaker
 
     makers: tuple[type[StageMaker], ...] = (BondValenceMaker, HopBarrierMaker, LandscapeMaker, BandMaker, HandoffMaker)
     maker = {m.stage: m for m in makers}[stage]
+    if maker is HandoffMaker and getattr(settings, "engine", "vasp") != "vasp":
+        maker = DftBandMaker
     return maker(ion=ion) if settings is None else maker(ion=ion, settings=settings)
 
 

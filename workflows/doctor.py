@@ -116,3 +116,22 @@ def _outside() -> Iterator[Finding]:
         yield Finding("POTCAR", "ok", f"PMG_VASP_PSP_DIR is {SETTINGS['PMG_VASP_PSP_DIR']}")
     else:
         yield Finding("POTCAR", "note", "PMG_VASP_PSP_DIR is not set; hand-offs carry POTCAR.spec instead of POTCARs.")
+    yield from _espresso()
+
+
+def _espresso() -> Iterator[Finding]:
+    from ..potentials.espresso import pw_command
+    from ..potentials.pseudopotentials import PSEUDOPOTENTIAL_SETS, set_folder
+    from ..transport.errors import CandidateError
+
+    try:
+        yield Finding("Quantum ESPRESSO", "ok", " ".join(pw_command()))
+    except CandidateError as error:
+        yield Finding("Quantum ESPRESSO", "note", f"{error} Only `engine: espresso` of the dft stage needs it.")
+        return
+    here = [name for name in PSEUDOPOTENTIAL_SETS if set_folder(name).is_dir()]
+    if here:
+        yield Finding("pseudopotentials", "ok", ", ".join(here))
+    else:
+        text = "no set is here yet; `hopflow dft pseudopotentials pseudodojo-pbe` gets one."
+        yield Finding("pseudopotentials", "note", text)

@@ -163,7 +163,8 @@ def _document(
     output = database.job_store.docs_store.query_one({"uuid": entry["job_uuid"]}, properties=["output"])
     for result in [] if output is None else output["output"]["results"]:
         if result["material_id"] == row["material_id"] and result["document"] is not None:
-            kind = HandoffDocument if result.get("ingested_from") is None else DftBandDocument
+            # inputs have no barrier; a band has the place of one, computed here or elsewhere
+            kind = DftBandDocument if "barrier_span_eV" in result["document"] else HandoffDocument
             return kind.model_validate(result["document"])
     return None
 

@@ -209,7 +209,7 @@ def value_cell(data: ReportData, row: dict[str, Any], column: Column) -> str:
     if entry["status"] == Status.FAILED:
         return "failed"
     document = stage.documents.get(row["material_id"], {})
-    if column.quantity is Quantity.BARRIER_SPAN and not entry.get("ingested_from"):
+    if column.quantity is Quantity.BARRIER_SPAN and entry.get("quantity") == Quantity.IMAGES_WRITTEN:
         return "inputs written"
     value = entry.get("value") if entry.get("quantity") == column.quantity else document.get(column.quantity.value)
     if value is None:

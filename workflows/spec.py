@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from ..makers.documents import (
     BandDocument,
     BondValenceDocument,
+    DftBandDocument,
     HandoffDocument,
     HopBarrierDocument,
     LandscapeDocument,
@@ -78,14 +79,18 @@ class _StageSpec(_Strict):
 
     @model_validator(mode="after")
     def _known_quantity(self) -> _StageSpec:
-        allowed = [str(q) for q in self.document.quantities()]
+        allowed = [str(q) for q in self.answer().quantities()]
         if self.gate.quantity is not None and self.gate.quantity not in allowed:
             raise ValueError(f"gate.quantity: {self.gate.quantity!r} is not known here; allowed: {', '.join(allowed)}")
         return self
 
     def gate_quantity(self) -> str:
         """Quantity that the gate reads."""
-        return self.gate.quantity or str(self.document.default_quantity)
+        return self.gate.quantity or str(self.answer().default_quantity)
+
+    def answer(self) -> type[StageDocument]:
+        """The document that the stage answers with."""
+        return self.document
 
 
 class BondValenceStage(_StageSpec):
@@ -122,6 +127,10 @@ class HandoffStage(_StageSpec):
     document: ClassVar[type[StageDocument]] = HandoffDocument
     settings: HandoffStageSettings = Field(default_factory=HandoffStageSettings)
 
+    def answer(self) -> type[StageDocument]:
+        """A barrier where the engine runs here, else the inputs that were written."""
+        return HandoffDocument if self.settings.engine == "vasp" else DftBandDocument
+
 
 class Stages(_Strict):
     """The stages that the campaign runs; a stage that is not named is left out."""
@@ -130,7 +139,7 @@ class Stages(_Strict):
     gnn: HopBarrierStage | None = Field(None, description="Barriers from a trained model, seconds a hop.")
     pes: LandscapeStage | None = Field(None, description="Single-ion energy landscape, minutes a material.")
     neb: BandStage | None = Field(None, description="Climbing-image NEB, minutes to hours a material.")
-    dft: HandoffStage | None = Field(None, description="Inputs of a DFT-NEB from the band; needs neb.")
+    dft: HandoffStage | None = Field(None, description="A DFT-NEB from the band, its inputs or itself; needs neb.")
 
     @model_validator(mode="before")
     @classmethod
