@@ -40,10 +40,25 @@ def antiperovskite() -> Structure:
     return Structure.from_spacegroup("Pm-3m", Lattice.cubic(3.907), species, coords)
 
 
+def lithium_cobalt_oxide() -> Structure:
+    """Layered LiCoO2, a = 2.816, c = 14.054 Å."""
+    coords = [[0, 0, 0.5], [0, 0, 0], [0, 0, 0.2606]]
+    return Structure.from_spacegroup("R-3m", Lattice.hexagonal(2.816, 14.054), ["Li", "Co", "O"], coords)
+
+
+def lithium_nitride() -> Structure:
+    """Alpha-Li3N, a = 3.648, c = 3.875 Å."""
+    coords = [[0, 0, 0.5], [1 / 3, 2 / 3, 0], [0, 0, 0]]
+    return Structure.from_spacegroup("P6/mmm", Lattice.hexagonal(3.648, 3.875), ["Li", "Li", "N"], coords)
+
+
 CRYSTALS = {
     "Li2O": (lithium_oxide, (2, 2, 2), ["Li_sv", "O"], False),
     "LiFePO4": (lithium_iron_phosphate, (1, 2, 2), ["Li_sv", "Fe", "P", "O"], True),
     "Li3OCl": (antiperovskite, (2, 2, 2), ["Li_sv", "Cl", "O"], False),
+    # cobalt(III) has paired electrons in octahedra: its moment starts small
+    "LiCoO2": (lithium_cobalt_oxide, (3, 3, 1), ["Li_sv", "Co", "O"], False),
+    "Li3N": (lithium_nitride, (3, 3, 2), ["Li_sv", "N"], False),
 }
 
 
@@ -149,7 +164,8 @@ def test_folder_reads_back_as_the_band(tmp_path, name):
     assert incar["ISPIN"] == 2
     assert len(incar["MAGMOM"]) == len(species)
     moments = dict(zip(species, incar["MAGMOM"], strict=True))
-    assert (moments.get("Fe", 0) == 5) is magnetic
+    assert any(moment == 5 for moment in moments.values()) is magnetic
+    assert {moments[symbol] for symbol in ("Li", "O", "N", "Co") if symbol in moments} == {0.6}
     assert kpoints.num_kpts == 0
     assert np.prod(kpoints.kpts[0]) >= 1
     for i in range(len(band)):
