@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from ..transport.paths import MigrationPath
 
 MANIFEST = "handoff.json"
+_SAME_EV = 0.005
 _MAX_STEP_A = 0.1
 """Longest step of an atom: half of what bands of a potential take, since a step in vain costs minutes here."""
 
@@ -89,6 +90,8 @@ class DftBandMaker(StageMaker):
         path, start = path_from_images(images, hop["hop_id"] or "", self.settings.espresso.images)
         result = run_to_rest(path, engine, self.settings.espresso, start, home)
         barrier_eV = band_barrier(result, path.path_id)
+        # an end point that only an isometry gave is computed once: for its files, and for what the isometry claims
+        apart_eV = float(np.abs(engine.energies(result.images) - result.energies_eV).max())
         folder = Path(self.settings.folder) / name
         facts = {
             "formula": structure.composition.reduced_formula,
@@ -103,6 +106,11 @@ class DftBandMaker(StageMaker):
         write_band_folder(folder, result, engine, facts, limit)
         functional = self.settings.functional.upper()
         warnings = [] if result.climbing_image is not None else ["No image climbed: the barrier is a lower bound."]
+        if apart_eV > _SAME_EV:
+            warnings.append(
+                f"End points that are alike by symmetry differ by {apart_eV:.3f} eV: their electrons may have come to "
+                "different states."
+            )
         if self.settings.vacancy_charge == "compensated":
             warnings.append(
                 "The cell is charged against a uniform background, whose interaction with the cell's images is not "

@@ -21,7 +21,7 @@ from .settings import StageSettings
 if TYPE_CHECKING:
     from pymatgen.core import Structure
 
-METHOD_VERSION = 4
+METHOD_VERSION = 5
 """Raised whenever a stage's numbers change, so that stored results of the older method are not reused."""
 
 

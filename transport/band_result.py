@@ -35,6 +35,8 @@ class BandSettings:
         Relax the end points in the fixed cell first. Without, barriers are those of the path as it is given.
     endpoint_max_force_eV_per_A, endpoint_max_steps
         Limits of that relaxation.
+    equivalent_ends
+        Relax one end point for both where an isometry of the cell turns it into the other.
     interpolation
         ``idpp`` improves the first band by the image dependent pair potential; ``path`` keeps the given path of the ion
         and interpolates the framework linearly.
@@ -68,6 +70,7 @@ class BandSettings:
     relax_endpoints: bool = True
     endpoint_max_force_eV_per_A: float = 0.05
     endpoint_max_steps: int = 200
+    equivalent_ends: bool = True
     interpolation: Literal["idpp", "path"] = "idpp"
     bow_A: float = 0.05
     max_step_A: float = 0.2

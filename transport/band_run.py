@@ -29,14 +29,17 @@ from .bands import (
     tangents,
 )
 from .checkpoints import content_key, load_checkpoint, save_checkpoint
+from .endpoint_symmetry import LOOSE_A, Isometry, find_isometry
 from .energies import Potential
 from .errors import CandidateError, NonFiniteEnergyError, NotConvergedError, Reason
 from .model_hessian import spring_preconditioner
 from .optimizers import LimitedMemoryBFGS
 from .paths import MigrationPath
 
-BAND_FORMAT = 2
+BAND_FORMAT = 3
 """Changes when the same settings lead another way, so that older checkpoints are not taken for them."""
+
+_SAME_A = 1e-3
 
 _ONSITE_EV_PER_A2 = 1.0
 _STIFFER = 4.0
@@ -117,6 +120,7 @@ class BandRun:
         # what the stiffness of bonds is guessed from: the end points as given, then the first band
         self.guessed_from = self.given
         self.optimizers = [self._optimizer(self.given[:1]), self._optimizer(self.given[1:])]
+        self.isometry = self._find_isometry()
         self.key = band_key(path, potential, settings, start)
         saved = load_checkpoint(checkpoint, self.key)
         if saved is not None:
@@ -140,13 +144,15 @@ class BandRun:
         if self.phase != "endpoints":
             return
         settings, ends = self.settings, [0, len(self.positions) - 1]
+        computed = range(1 if self.isometry is not None else 2)
         while True:
-            self._evaluate([k for k in ends if np.isnan(self.energies[k])])
+            self._evaluate([ends[e] for e in computed if np.isnan(self.energies[ends[e]])])
+            self._turn_into_last()
             largest = [largest_force(self.forces[k]) for k in ends]
             self.residual = max(largest)
             if self.progress:
                 self.progress("endpoints", self.counts["endpoint_steps"], self.residual)
-            restless = [e for e in range(2) if largest[e] > settings.endpoint_max_force_eV_per_A]
+            restless = [e for e in computed if largest[e] > settings.endpoint_max_force_eV_per_A]
             if not settings.relax_endpoints or not restless:
                 break
             if self.counts["endpoint_steps"] >= settings.endpoint_max_steps:
@@ -167,6 +173,22 @@ class BandRun:
         self.guessed_from = self.positions[1:-1].copy()
         self.optimizers = [self._optimizer(self.guessed_from)]
         self._save()
+
+    def _find_isometry(self) -> Isometry | None:
+        """What turns the first end point into the last, where something does."""
+        if not self.settings.equivalent_ends:
+            return None
+        # end points that stay as they are must be exactly alike
+        tolerance_A = LOOSE_A if self.settings.relax_endpoints else _SAME_A
+        species = self.template.get_chemical_symbols()
+        return find_isometry(self.path.lattice, species, self.given[0], self.given[1], tolerance_A)
+
+    def _turn_into_last(self) -> None:
+        """Give the last end point what the first one has, where an isometry turns one into the other."""
+        if self.isometry is not None:
+            self.positions[-1] = self.isometry.positions(self.positions[0])
+            self.energies[-1] = self.energies[0]
+            self.forces[-1] = self.isometry.vectors(self.forces[0])
 
     def _first_band(self) -> np.ndarray:
         """The first band between the relaxed end points, shape (images + 2, atoms, 3)."""

@@ -133,7 +133,8 @@ def test_a_crash_costs_no_answer(computed, place):
     # of two runs side by side one or both had crashed; all others are kept and asked for once
     answers = list((place / "checkpoints").rglob("answer.npz"))
     assert len(answers) < program_runs(place) <= len(answers) + 2
-    assert len(answers) <= computed.bands[0].evaluations
+    # and one more for the files of the end point that symmetry gave
+    assert len(answers) <= computed.bands[0].evaluations + 1
 
 
 def test_the_same_again_runs_nothing(computed, crystal, prior, place, monkeypatch):
