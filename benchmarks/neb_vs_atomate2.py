@@ -159,7 +159,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the lot")
     parser.add_argument("--optimizers", nargs="+", default=["FIRE", "BFGS"], help="of atomate2's way")
     parser.add_argument("--no-tight", action="store_true", help="leave out the tight reference")
-    parser.add_argument("--output", type=Path, help="write everything that was found here")
+    parser.add_argument("--output", type=Path, help="write everything here; what others took there is not run again")
     options = parser.parse_args()
     if not PATHS.is_file():
         raise SystemExit(f"{PATHS} is not there; set HOPFLOW_SHARED to the folder that holds data/.")
@@ -172,16 +172,25 @@ def main() -> None:
     heads += ["ours, eV", *(f"{name}, eV" for name in options.optimizers), "tight, eV", "DFT, eV", "note"]
     print(f"\n| {' | '.join(heads)} |\n|{'---|' * len(heads)}", flush=True)
     rows = []
+    known = {}
+    if options.output is not None and options.output.is_file():
+        known = {row["path_id"]: row for row in json.loads(options.output.read_text())}
     for reference in chosen.paths:
         path = MigrationPath.from_row(reference.row)
         row: dict[str, Any] = {"path_id": reference.path_id, "dft_eV": reference.barrier_eV}
         row["ours"], band = ours(path, potential)
         start = band if row["ours"]["converged"] and row["ours"]["hops"] == 1 else None
+        before = known.get(reference.path_id, {})
         for name in options.optimizers:
+            if name in before:
+                row[name] = before[name]
+                continue
             row[name], band = by_atomate2(path, potential, name)
             if start is None and row[name]["converged"]:
                 start = band
-        if start is not None and not options.no_tight:
+        if "tight" in before:
+            row["tight"] = before["tight"]
+        elif start is not None and not options.no_tight:
             row["tight"] = tight(start, potential)
         rows.append(row)
         cells = [reference.path_id, str(reference.atoms), str(row["ours"]["evaluations"])]

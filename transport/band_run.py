@@ -331,7 +331,12 @@ class BandRun:
                 return relaxed(forces)
             return band_displacements(forces, self.tangents, relaxed, self.settings.spring_eV_per_A2, self.climbing)
 
-        return LimitedMemoryBFGS(self.settings.max_step_A, preconditioner=displacements, cautious=True)
+        return LimitedMemoryBFGS(
+            self.settings.max_step_A,
+            preconditioner=displacements,
+            cautious=True,
+            gradient=self.phase == "endpoints",
+        )
 
     def _elapsed(self) -> float:
         """Wall time of all runs together; one that only reads a finished band from its file adds nothing."""

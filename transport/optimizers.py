@@ -35,6 +35,9 @@ class LimitedMemoryBFGS:
     cautious
         Halve the cap of the steps whenever forces have grown, and let it grow again slowly. Forces of a band are no
         gradient, and a direction that is too bold for them may never settle.
+    gradient
+        Forces are those of an energy. Then they may grow on a way that leads downhill over a ridge's flank: only a step
+        whose end pulls back was too long.
     """
 
     def __init__(
@@ -44,12 +47,14 @@ class LimitedMemoryBFGS:
         stiffness_eV_per_A2: float = 40.0,
         preconditioner: Callable[[np.ndarray], np.ndarray] | None = None,
         cautious: bool = False,
+        gradient: bool = False,
     ) -> None:
         self.max_step_A = max_step_A
         self.memory = memory
         self.stiffness = stiffness_eV_per_A2
         self.preconditioner = preconditioner
         self.cautious = cautious
+        self.gradient = gradient
         self._boldness = 1.0
         self.reset()
 
@@ -71,6 +76,8 @@ class LimitedMemoryBFGS:
         """
         if self.cautious and self._last is not None:
             grown = np.linalg.norm(forces) > np.linalg.norm(self._last[1])
+            if self.gradient:
+                grown = grown and np.vdot(forces, positions - self._last[0]) < 0.0
             self._boldness = max(_LEAST_BOLDNESS, self._boldness / 2) if grown else min(1.0, 1.2 * self._boldness)
         self.learn(positions, forces)
         acting = forces if resting is None else np.where(resting[:, None, None], 0.0, forces)

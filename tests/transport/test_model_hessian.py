@@ -208,3 +208,23 @@ def test_learning_twice_is_learning_once_and_a_stored_optimiser_goes_on_alike() 
     later.restore("a_", silent.state("a_"))
     forces = surface(positions)[1]
     np.testing.assert_array_equal(later.step(positions, forces), silent.step(positions, forces))
+
+
+def steps_down_a_flank(gradient: bool) -> int:
+    """Steps from beside the top of a ridge into the valley, 2 Å away."""
+    optimiser = LimitedMemoryBFGS(
+        preconditioner=lambda forces: forces / 0.2, cautious=True, gradient=gradient, max_step_A=0.2
+    )
+    place = np.array([[0.05, 0.0, 0.0]])
+    for number in range(400):
+        # the energy is 0.3 eV cos(pi x / 2 A) across the ridge, and a parabola along it
+        forces = np.array([[0.15 * np.pi * np.sin(0.5 * np.pi * place[0, 0]), -5.0 * place[0, 1], 0.0]])
+        if np.linalg.norm(forces) < 0.01:
+            assert place[0, 0] == pytest.approx(2.0, abs=0.02)
+            return number
+        place = optimiser.step(place, forces)
+    raise AssertionError("never came to rest")
+
+
+def test_forces_may_grow_on_the_way_down():
+    assert steps_down_a_flank(gradient=True) < 0.5 * steps_down_a_flank(gradient=False)
