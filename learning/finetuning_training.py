@@ -64,7 +64,8 @@ class FineTuningSettings:
         Learning rate of the first epoch, and the share of it that is left in the last one; it falls exponentially.
     energy_weight, forces_weight, stress_weight
         Weights of the squared errors of energy (eV an atom), forces (eV/Å) and stress (eV/Å³) in the loss; with
-        ``replay`` MACE takes Huber losses instead.
+        ``replay`` MACE takes Huber losses instead. Errors of a few meV an atom are what barriers consist of; at small
+        weights those of forces drown them (``benchmarks/finetune_from_teacher.py``).
     average_decay
         Decay of the moving average of the weights, which is what is judged and kept; 0 averages nothing.
     dtype
@@ -85,7 +86,7 @@ class FineTuningSettings:
     batch_size: int = 4
     learning_rate: float = 1e-3
     final_learning_rate_share: float = 0.1
-    energy_weight: float = 10.0
+    energy_weight: float = 300.0
     forces_weight: float = 1.0
     stress_weight: float = 10.0
     average_decay: float = 0.99

@@ -92,7 +92,9 @@ class FineTuning(BaseModel):
     final_learning_rate_share: float = Field(
         0.1, gt=0, le=1, description="Share of it that is left in the last epoch; it falls exponentially."
     )
-    energy_weight: float = Field(10.0, ge=0, description="Weight of squared energy errors, in eV an atom.")
+    energy_weight: float = Field(
+        300.0, ge=0, description="Weight of squared energy errors, in eV an atom; barriers follow energies."
+    )
     forces_weight: float = Field(1.0, ge=0, description="Weight of squared force errors, in eV/Å.")
     stress_weight: float = Field(10.0, ge=0, description="Weight of squared stress errors, in eV/Å³, where known.")
     average_decay: float = Field(

@@ -211,7 +211,9 @@ def test_offsets_of_elements_are_found(tmp_path):
     assert found == pytest.approx(OFFSETS_EV, abs=1e-3)
 
 
-SETTINGS = FineTuningSettings(epochs=3, learning_rate=0.02, against_forgetting="none", average_decay=0.0, batch_size=5)
+SETTINGS = FineTuningSettings(
+    epochs=3, learning_rate=0.02, against_forgetting="none", average_decay=0.0, batch_size=5, energy_weight=10.0
+)
 
 
 @pytest.fixture(scope="module")
