@@ -19,9 +19,21 @@ from ..transport.errors import HopflowError
 from .ensembles import without_nan
 from .finetuned import load_mace, potential_line
 from .finetuning_data import Frame
-from .finetuning_evaluation import COLUMNS, DEFINITIONS, Answers, ask, energy_offsets_eV, error_table, split_errors
+from .finetuning_evaluation import (
+    BARRIERS,
+    COLUMNS,
+    DEFINITIONS,
+    ENERGY,
+    FORCES,
+    Answers,
+    ask,
+    energy_offsets_eV,
+    error_table,
+    frame_errors,
+    split_errors,
+)
 from .finetuning_splits import SPLITS, FrameSet, frames_key, write_frames
-from .finetuning_training import HEAD, FineTuningSettings, MaceTraining, Progress, TrainingFiles, differing
+from .finetuning_training import HEAD, FineTuningSettings, Judge, MaceTraining, Progress, TrainingFiles, differing
 from .prediction import file_sha256
 
 MODEL, CARD, METRICS = "finetuned.model", "finetuned.md", "metrics.json"
@@ -112,7 +124,10 @@ def fine_tune(
     potential = load(foundation.file)
     before = split_errors(data, potential, work / "before", say)
     offsets_eV = _offsets_eV(data, potential, work, say) if settings.reference_energies == "fitted" else {}
-    training = MaceTraining(work, _files(work, data, foundation, potential, offsets_eV, replay, say), settings)
+    files = _files(work, data, foundation, potential, offsets_eV, replay, say)
+    # a model of two heads is not put together before the end
+    judge = None if replay else validation_judge(data, foundation, load, before["validation"], work / "judged.model")
+    training = MaceTraining(work, files, settings, judge)
     training.run(say)
     model = output / MODEL
     save_model(plain_model(training), model)
@@ -129,7 +144,10 @@ def fine_tune(
             "definitions": DEFINITIONS,
             "before": before,
             "after": after,
-            "epochs": [{"epoch": number + 1, **asdict(epoch)} for number, epoch in history.items()],
+            "epochs": [
+                {"epoch": number + 1, **asdict(epoch), "share_of_errors_left": training.scores().get(number)}
+                for number, epoch in history.items()
+            ],
             "chosen_epoch": best + 1,
             "training_seconds": sum(epoch.seconds for epoch in history.values()),
             "versions": {
@@ -163,6 +181,43 @@ def plain_model(training: MaceTraining) -> Any:
     for parameter in model.parameters():
         parameter.requires_grad = True
     return model.to("cpu").eval()
+
+
+def validation_judge(
+    data: FrameSet, foundation: Foundation, load: LoadModel, before: dict[str, Any], file: Path
+) -> Judge:
+    """Judge of epochs: the share of the foundation model's validation errors that is left.
+
+    The mean of energies (with the zero of each composition taken out), forces and barriers, of what the frames have.
+    MACE's own loss counts the zero of energy of compositions that were not learned from, which drifts and decides
+    nothing.
+
+    Parameters
+    ----------
+    data, foundation, load
+        As for :func:`fine_tune`.
+    before
+        Errors of the foundation model on the validation frames.
+    file
+        Place for the model that is judged.
+    """
+    frames = data.splits["validation"]
+    images = [frame.atoms for frame in frames]
+
+    def judge(checkpoint: Path) -> float:
+        model = load_mace(foundation.file)
+        weights = torch.load(checkpoint, map_location="cpu", weights_only=False)["model"]
+        own = model.state_dict()
+        # training has one row of reference energies a head, a plain model may have them bare
+        model.load_state_dict({name: value.reshape(own[name].shape) for name, value in weights.items() if name in own})
+        save_model(model.eval(), file)
+        energies_eV, forces = load(file).energies_and_forces(images)
+        file.unlink()
+        errors = frame_errors(frames, Answers(energies_eV, list(forces)))
+        shares = [errors[name] / before[name] for name in (ENERGY, FORCES, BARRIERS) if before[name]]
+        return float(np.nanmean(shares))
+
+    return judge
 
 
 def save_model(model: Any, file: Path) -> None:
@@ -277,7 +332,7 @@ def model_card(document: dict[str, Any], rows: Sequence[Sequence[str]]) -> str:
         f"- sha256: `{document['sha256']}`",
         f"- foundation: {document['foundation']['name']}, sha256 `{document['foundation']['sha256']}`",
         f"- data: {data.get('citation', 'not stated')}; licence: {data.get('licence', 'not stated')}",
-        f"- epoch {document['chosen_epoch']} of {len(document['epochs'])} (lowest validation loss), "
+        f"- epoch {document['chosen_epoch']} of {len(document['epochs'])} (lowest validation errors), "
         f"{document['training_seconds']:.0f} s",
         f"- versions: {', '.join(f'{name} {version}' for name, version in document['versions'].items())}",
         "- settings: " + ", ".join(f"{name} {value}" for name, value in settings.items()),

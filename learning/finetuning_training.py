@@ -20,6 +20,7 @@ from typing import Any, Literal
 from ..transport.errors import HopflowError
 
 Progress = Callable[[str], None]
+Judge = Callable[[Path], float]
 AgainstForgetting = Literal["freeze", "replay", "none"]
 FrozenPart = Literal["embedding", "interactions", "products"]
 
@@ -28,6 +29,7 @@ FREEZE_OF_PART: dict[FrozenPart, int] = {"embedding": 1, "interactions": 5, "pro
 
 HEAD = "Default"
 _NAME = "finetuned"
+_SCORES = "scores.json"
 _TAIL = 12
 _POLL_S = 0.5
 _CHECKPOINT = re.compile(r"_epoch-(\d+)\.pt$")
@@ -57,7 +59,7 @@ class FineTuningSettings:
     epochs
         How often the frames are shown.
     patience
-        Training ends after so many epochs without a lower validation loss.
+        Training ends after so many epochs without smaller errors on the validation materials.
     batch_size
         Frames of one step.
     learning_rate, final_learning_rate_share
@@ -156,12 +158,18 @@ class MaceTraining:
         What it reads.
     settings
         How it is trained.
+    judge
+        Gives a finished epoch's checkpoint the number by which the best is chosen, the lower the better; MACE's own
+        validation loss decides when None.
     """
 
-    def __init__(self, folder: Path, files: TrainingFiles, settings: FineTuningSettings) -> None:
+    def __init__(
+        self, folder: Path, files: TrainingFiles, settings: FineTuningSettings, judge: Judge | None = None
+    ) -> None:
         self.folder = folder
         self.files = files
         self.settings = settings
+        self.judge = judge
         tag = f"{_NAME}_run-{settings.seed}"
         self.checkpoints = folder / "checkpoints"
         self.results = folder / "results" / f"{tag}_train.txt"
@@ -180,6 +188,9 @@ class MaceTraining:
         if self.ended() and self.last_model.is_file():
             return
         first = self._prepare_restart()
+        for epoch in range(first):
+            if self.checkpoint(epoch).is_file():
+                self._judge(epoch)
         if not self.ended():
             self.last_model.unlink(missing_ok=True)
             self._start(self.settings.epochs, first, say)
@@ -207,8 +218,28 @@ class MaceTraining:
         return dict(sorted(found.items()))
 
     def best_epoch(self) -> int:
-        """The epoch of the lowest validation loss."""
-        return _lowest_loss(self.history())
+        """The epoch that the judge finds best, or that of the lowest validation loss."""
+        return self._best(self.history())
+
+    def scores(self) -> dict[int, float]:
+        """What the judge has said of each epoch, counted from 0."""
+        file = self.folder / _SCORES
+        return {int(epoch): score for epoch, score in json.loads(file.read_text()).items()} if file.is_file() else {}
+
+    def _best(self, history: dict[int, Epoch]) -> int:
+        scores = self.scores()
+        if history.keys() <= scores.keys():
+            return min(history, key=scores.__getitem__)
+        return min(history, key=lambda epoch: history[epoch].loss)
+
+    def _judge(self, epoch: int) -> None:
+        """Let the judge see an epoch, once."""
+        scores = self.scores()
+        if self.judge is not None and epoch not in scores:
+            self._keep_scores({**scores, epoch: self.judge(self.checkpoint(epoch))})
+
+    def _keep_scores(self, scores: dict[int, float]) -> None:
+        (self.folder / _SCORES).write_text(json.dumps({str(epoch): score for epoch, score in scores.items()}))
 
     def checkpoint(self, epoch: int) -> Path:
         """Where MACE keeps an epoch."""
@@ -220,7 +251,7 @@ class MaceTraining:
         return bool(history) and (max(history) + 1 >= self.settings.epochs or self._out_of_patience(history))
 
     def _out_of_patience(self, history: dict[int, Epoch]) -> bool:
-        return max(history) - _lowest_loss(history) >= self.settings.patience
+        return max(history) - self._best(history) >= self.settings.patience
 
     def _records(self) -> list[dict[str, Any]]:
         if not self.results.is_file():
@@ -260,6 +291,8 @@ class MaceTraining:
         kept = [json.dumps(each) for each in self._records() if each.get("epoch") is None or each["epoch"] < epoch]
         if self.results.is_file():
             self.results.write_text("".join(f"{line}\n" for line in kept))
+        if scores := self.scores():
+            self._keep_scores({number: score for number, score in scores.items() if number < epoch})
 
     def _checkpoints(self) -> dict[int, Path]:
         if not self.checkpoints.is_dir():
@@ -311,6 +344,7 @@ class MaceTraining:
             began = time.perf_counter()
             history = self.history()
             while told in history and self._whole(told):
+                self._judge(told)
                 say(self._line(told, history[told]))
                 self._prune()
                 told += 1
@@ -377,10 +411,6 @@ class MaceTraining:
             flags.append("ema")
             given["ema_decay"] = settings.average_decay
         return [f"--{name}={value}" for name, value in given.items()] + [f"--{flag}" for flag in flags]
-
-
-def _lowest_loss(history: dict[int, Epoch]) -> int:
-    return min(history, key=lambda epoch: history[epoch].loss)
 
 
 def differing(before: dict[str, Any], now: dict[str, Any]) -> Sequence[str]:
