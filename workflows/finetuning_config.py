@@ -86,7 +86,9 @@ class FineTuning(BaseModel):
         "the model's reference energies; `foundation` leaves them.",
     )
     epochs: int = Field(30, gt=0, description="How often the frames are shown.")
-    patience: int = Field(10, gt=0, description="End after so many epochs without smaller errors on the validation materials.")
+    patience: int = Field(
+        10, gt=0, description="End after so many epochs without smaller errors on the validation materials."
+    )
     batch_size: int = Field(4, gt=0, description="Frames of one step.")
     learning_rate: float = Field(1e-3, gt=0, description="Learning rate of the first epoch.")
     final_learning_rate_share: float = Field(
