@@ -126,7 +126,7 @@ def fine_tune(
     offsets_eV = _offsets_eV(data, potential, work, say) if settings.reference_energies == "fitted" else {}
     files = _files(work, data, foundation, potential, offsets_eV, replay, say)
     # a model of two heads is not put together before the end
-    judge = None if replay else validation_judge(data, foundation, load, before["validation"], work / "judged.model")
+    judge = None if replay else validation_judge(data, foundation, load, before["validation"], work / "judged")
     training = MaceTraining(work, files, settings, judge)
     training.run(say)
     model = output / MODEL
@@ -184,7 +184,7 @@ def plain_model(training: MaceTraining) -> Any:
 
 
 def validation_judge(
-    data: FrameSet, foundation: Foundation, load: LoadModel, before: dict[str, Any], file: Path
+    data: FrameSet, foundation: Foundation, load: LoadModel, before: dict[str, Any], folder: Path
 ) -> Judge:
     """Judge of epochs: the share of the foundation model's validation errors that is left.
 
@@ -198,7 +198,7 @@ def validation_judge(
         As for :func:`fine_tune`.
     before
         Errors of the foundation model on the validation frames.
-    file
+    folder
         Place for the model that is judged.
     """
     frames = data.splits["validation"]
@@ -210,6 +210,8 @@ def validation_judge(
         own = model.state_dict()
         # training has one row of reference energies a head, a plain model may have them bare
         model.load_state_dict({name: value.reshape(own[name].shape) for name, value in weights.items() if name in own})
+        # a name of its own, for whoever keeps what it has loaded
+        file = folder / f"{checkpoint.stem}.model"
         save_model(model.eval(), file)
         energies_eV, forces = load(file).energies_and_forces(images)
         file.unlink()

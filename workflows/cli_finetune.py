@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -78,7 +78,7 @@ def run_fine_tuning(path: Path, chosen: FineTuning, say: Callable[[str], None]) 
     foundation_energies_eV(foundation.file)  # says in a sentence what is wrong with a file
     device = resolve_device(chosen.device)
 
-    @cache
+    @lru_cache(maxsize=3)
     def load(file: Path) -> MacePotential:
         return model_potential(file, foundation, device)
 

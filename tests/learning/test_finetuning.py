@@ -233,8 +233,11 @@ class Tuning:
     def __init__(self, data: FrameSet, foundation: Foundation, output: Path) -> None:
         self.data, self.foundation, self.output = data, foundation, output
         self.lines: list[str] = []
+        self.judged: list[Path] = []
 
     def load(self, file: Path) -> MacePotential:
+        if file.parent.name == "judged":
+            self.judged.append(file)
         return model_potential(file, self.foundation, "cpu")
 
     def run(self, chosen: FineTuningSettings = SETTINGS, stop_at: str = "never", **more: Any) -> dict[str, Any]:
@@ -287,10 +290,14 @@ def test_the_model_learns(tuned):
 
 
 def test_what_is_left_of_the_errors_is_what_the_judge_says(tuned):
-    _, _, document = tuned
+    tuning, _, document = tuned
     before, after = document["before"]["validation"], document["after"]["validation"]
     names = ("energy_mae_meV_per_atom", "force_mae_meV_per_A", "barrier_mae_meV")
     share = np.mean([after[name] / before[name] for name in names])
+    assert len({each["share_of_errors_left"] for each in document["epochs"]}) == len(document["epochs"])
+    # the command keeps the models that it has loaded, by their files
+    assert len(set(tuning.judged)) == len(tuning.judged) == len(document["epochs"])
+    assert not any(file.exists() for file in tuning.judged)
     chosen = document["epochs"][document["chosen_epoch"] - 1]
     assert chosen["share_of_errors_left"] == pytest.approx(share, rel=1e-4)
 
