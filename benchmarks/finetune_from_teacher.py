@@ -1,6 +1,6 @@
 """Fine-tuning by `hopflow finetune` on frames of another potential: errors on materials that were never learned from.
 
-    python benchmarks/finetune_from_teacher.py [--hosts 14] [--max-atoms 45] [--seed 0] [--epochs 8]
+    python benchmarks/finetune_from_teacher.py [--hosts 14] [--max-atoms 45] [--seed 0] [--epochs 4]
 
 The teacher is CHGNet 0.3.0 (``pip install 'hopflow[chgnet]'``); the model is MACE-MP-0 small. Which paths are taken is
 settled before any is run: paths of one structure class of the literature set with at most so many atoms in the cell;
@@ -115,7 +115,7 @@ def main() -> None:
     parser.add_argument("--max-atoms", type=int, default=45, help="atoms of the largest cell")
     parser.add_argument("--steps", type=int, default=12, help="of each band")
     parser.add_argument("--seed", type=int, default=0, help="of all lots")
-    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--output", type=Path, default=ROOT / "build" / "finetune_from_teacher")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="other keys of the fine-tuning file")
     options = parser.parse_args()
