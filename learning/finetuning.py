@@ -133,7 +133,7 @@ def fine_tune(
     save_model(plain_model(training), model)
     after = split_errors(data, load(model), work / "after", say)
     best = training.best_epoch()
-    history = training.history()
+    history, scores = training.history(), training.scores()
     document: dict[str, Any] = without_nan(
         {
             "sha256": file_sha256(model),
@@ -145,7 +145,7 @@ def fine_tune(
             "before": before,
             "after": after,
             "epochs": [
-                {"epoch": number + 1, **asdict(epoch), "share_of_errors_left": training.scores().get(number)}
+                {"epoch": number + 1, **asdict(epoch), "share_of_errors_left": scores.get(number)}
                 for number, epoch in history.items()
             ],
             "chosen_epoch": best + 1,

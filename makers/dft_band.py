@@ -24,6 +24,7 @@ from .dft import hop_of_band
 from .documents import BandDocument, DftBandDocument, ImageRecord, StageDocument
 from .settings import EspressoBandSettings, HandoffStageSettings
 from .stage import StageMaker, package_versions
+from .vasp_results import MANIFEST
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from ..transport.neb import BandResult
     from ..transport.paths import MigrationPath
 
-MANIFEST = "handoff.json"
 _SAME_EV = 0.005
 _MAX_STEP_A = 0.1
 """Longest step of an atom: half of what bands of a potential take, since a step in vain costs minutes here."""

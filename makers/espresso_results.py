@@ -16,9 +16,8 @@ from monty.io import zopen
 from monty.os.path import zpath
 
 from ..potentials.espresso import INPUT, OUTPUT, converged, wall_seconds
-from ..transport.band_result import BandResult
 from ..transport.errors import BandError, CandidateError, Reason
-from .vasp_checks import JudgedBand
+from .vasp_checks import ComputedBand, JudgedBand
 from .vasp_images import ImageOutput
 from .vasp_results import LARGEST_LIMIT_EV_PER_A, read_manifest
 
@@ -56,39 +55,8 @@ class JudgedEspressoBand(JudgedBand):
 
 
 @dataclass(frozen=True)
-class EspressoBand:
-    """A band of ``pw.x`` as its folder tells it.
-
-    Attributes
-    ----------
-    folder, manifest
-        The folder, and what the dft stage wrote of itself; empty for a folder from elsewhere.
-    outputs
-        Of every image that was expected, end points included.
-    band
-        Barriers, energies and images; barriers are None unless the band converged. None where an image has no energy.
-    reason, message
-        Why there is no barrier, as code and as sentence.
-    image_forces_eV_per_A
-        Largest force that must vanish on each image; None where it is not known.
-    force_limit_eV_per_A
-        Limit of these forces.
-    tags
-        Settings of the first image's input that set the energy.
-    warnings
-        What a reader must know, one sentence each.
-    """
-
-    folder: Path
-    manifest: dict[str, Any]
-    outputs: list[ImageOutput]
-    band: BandResult | None
-    reason: Reason | None
-    message: str | None
-    image_forces_eV_per_A: list[float | None]
-    force_limit_eV_per_A: float
-    tags: dict[str, Any]
-    warnings: list[str] = field(default_factory=list)
+class EspressoBand(ComputedBand):
+    """A band of ``pw.x`` as its folder tells it; ``tags`` are settings of the first image's input."""
 
     engine: ClassVar[str] = "espresso"
 
@@ -161,23 +129,9 @@ def read_espresso_band(folder: Path, ion: str) -> EspressoBand:
         )
     limit = min(given or LARGEST_LIMIT_EV_PER_A, LARGEST_LIMIT_EV_PER_A)
     judged = JudgedEspressoBand(outputs, limit, [None] * expected, manifest=manifest)
-    try:
-        judged.read(folder, ion, {}, [folder, folder], warnings)
-        error = None
-    except CandidateError as found:
-        error = found
-    return EspressoBand(
-        folder=folder,
-        manifest=manifest,
-        outputs=outputs,
-        band=judged.result(error),
-        reason=None if error is None else error.reason,
-        message=None if error is None else str(error),
-        image_forces_eV_per_A=judged.image_forces,
-        force_limit_eV_per_A=limit,
-        tags=next((own for n in range(expected) if (own := read_settings(folder / f"{n:02d}"))), {}),
-        warnings=warnings,
-    )
+    found = judged.outcome(folder, ion, {}, [folder, folder], warnings)
+    tags = next((own for n in range(expected) if (own := read_settings(folder / f"{n:02d}"))), {})
+    return EspressoBand(folder=folder, manifest=manifest, tags=tags, **found)
 
 
 def read_settings(folder: Path) -> dict[str, Any]:

@@ -33,6 +33,44 @@ MOVED_ENDPOINT_A = 0.05
 _VTST_TAGS = ("ICHAIN", "IOPT", "LCLIMB")
 
 
+@dataclass(frozen=True)
+class ComputedBand:
+    """A DFT band as its folder tells it, whatever program computed it.
+
+    Attributes
+    ----------
+    folder
+        The folder.
+    manifest
+        What the dft stage wrote of itself, empty for a folder from elsewhere.
+    outputs
+        Of every image that was expected, end points included.
+    band
+        Barriers, energies and images; barriers are None unless the band converged. None where an image has no energy.
+    reason, message
+        Why there is no barrier, as code and as sentence.
+    image_forces_eV_per_A
+        Largest force that must vanish on each image; None where it is not known.
+    force_limit_eV_per_A
+        Limit of these forces.
+    tags
+        Settings of the program that set the energy.
+    warnings
+        What a reader must know, one sentence each.
+    """
+
+    folder: Path
+    manifest: dict[str, Any]
+    outputs: list[ImageOutput]
+    band: BandResult | None
+    reason: Reason | None
+    message: str | None
+    image_forces_eV_per_A: list[float | None]
+    force_limit_eV_per_A: float
+    tags: dict[str, Any]
+    warnings: list[str]
+
+
 @dataclass
 class JudgedBand:
     """A band on its way from outputs to barriers; as it stands VASP's, other programs derive from it."""
@@ -49,6 +87,25 @@ class JudgedBand:
     positions: np.ndarray = field(default_factory=lambda: np.empty(0))
     climbing: int | None = None
     slopes_known: bool = True
+
+    def outcome(
+        self, folder: Path, ion: str, tags: dict[str, Any], endpoint_folders: Sequence[Path], warnings: list[str]
+    ) -> dict[str, Any]:
+        """Read and judge; the fields of a :class:`ComputedBand` that follow from it. Parameters as for :meth:`read`."""
+        error: CandidateError | None = None
+        try:
+            self.read(folder, ion, tags, endpoint_folders, warnings)
+        except CandidateError as found:
+            error = found
+        return {
+            "outputs": self.outputs,
+            "band": self.result(error),
+            "reason": None if error is None else error.reason,
+            "message": None if error is None else str(error),
+            "image_forces_eV_per_A": self.image_forces,
+            "force_limit_eV_per_A": self.limit_eV_per_A,
+            "warnings": warnings,
+        }
 
     def read(
         self, folder: Path, ion: str, tags: dict[str, Any], endpoint_folders: Sequence[Path], warnings: list[str]

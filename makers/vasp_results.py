@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..transport.band_result import BandResult
 from ..transport.errors import CandidateError, HopflowError, Reason
-from .vasp_checks import JudgedBand
+from .vasp_checks import ComputedBand, JudgedBand
 from .vasp_handoff import ENDPOINT_FOLDERS
 from .vasp_images import ImageOutput, read_image
 from .vasp_settings import functional_name, hubbard_u_eV, mesh_text, read_incar
@@ -30,44 +29,16 @@ _ENDPOINTS = (ENDPOINT_FOLDERS, ("start", "end"), ("initial", "final"))
 
 
 @dataclass(frozen=True)
-class VaspBand:
-    """A VASP band as its folder tells it.
+class VaspBand(ComputedBand):
+    """A VASP band as its folder tells it; ``tags`` are the INCAR of the band.
 
     Attributes
     ----------
-    folder
-        The folder.
-    manifest
-        What the hand-off wrote of itself, empty for a folder from elsewhere.
-    outputs
-        Of every image that was expected, end points included.
-    band
-        Barriers, energies and images; barriers are None unless the band converged. None where an image has no energy.
-    reason, message
-        Why there is no barrier, as code and as sentence.
-    image_forces_eV_per_A
-        Largest force that must vanish on each image; None where it is not known.
-    force_limit_eV_per_A
-        Limit of these forces.
-    tags
-        INCAR of the band.
     kpoints
         Mesh of k-points in words.
-    warnings
-        What a reader must know, one sentence each.
     """
 
-    folder: Path
-    manifest: dict[str, Any]
-    outputs: list[ImageOutput]
-    band: BandResult | None
-    reason: Reason | None
-    message: str | None
-    image_forces_eV_per_A: list[float | None]
-    force_limit_eV_per_A: float
-    tags: dict[str, Any]
     kpoints: str | None
-    warnings: list[str] = field(default_factory=list)
 
     engine: ClassVar[str] = "vasp"
 
@@ -160,24 +131,8 @@ def read_band(folder: Path, ion: str) -> VaspBand:
     warnings = _changed_inputs(folder, manifest)
     limit = _force_limit(tags, warnings)
     judged = JudgedBand(outputs, limit, [None] * expected)
-    try:
-        judged.read(folder, ion, tags, endpoint_folders, warnings)
-        error = None
-    except CandidateError as found:
-        error = found
-    return VaspBand(
-        folder=folder,
-        manifest=manifest,
-        outputs=outputs,
-        band=judged.result(error),
-        reason=None if error is None else error.reason,
-        message=None if error is None else str(error),
-        image_forces_eV_per_A=judged.image_forces,
-        force_limit_eV_per_A=limit,
-        tags=tags,
-        kpoints=mesh_text(folder),
-        warnings=warnings,
-    )
+    found = judged.outcome(folder, ion, tags, endpoint_folders, warnings)
+    return VaspBand(folder=folder, manifest=manifest, tags=tags, kpoints=mesh_text(folder), **found)
 
 
 def _images_expected(tags: dict[str, Any], manifest: dict[str, Any], numbers: list[int]) -> int:

@@ -3,7 +3,7 @@
 Inputs and outputs are written and read by ASE. Every evaluation begins from superposed atoms and stands for itself, so
 that its answer does not depend on what was computed before, and is kept in a folder: what was answered once is never
 computed again, whatever band asks for it and however often a run was killed. A density of an image before would save
-part of the self-consistency; after steps of 0.02 Å it was measured to save a twentieth.
+part of the self-consistency; after steps of 0.02 Å it was measured to save 5 to 15 %.
 
 The program is ``pw.x`` on the ``PATH``, or what ``HOPFLOW_PW_COMMAND`` says (``mpirun -np 4 pw.x``);
 ``HOPFLOW_PW_PROCESSES`` images run side by side, one unless it says otherwise.
