@@ -32,7 +32,7 @@ class _WithDefault(TyperGroup):
 app = typer.Typer(
     cls=_WithDefault,
     no_args_is_help=True,
-    help="Write the inputs of a VASP NEB (`hopflow dft FILE`), and take its results in.",
+    help="Write the inputs of a DFT-NEB or compute it (`hopflow dft FILE`), and take results in.",
 )
 app.command(INPUTS)(dft)
 
@@ -40,7 +40,7 @@ app.command(INPUTS)(dft)
 @app.command()
 def ingest(
     context: typer.Context,
-    folder: Annotated[Path, typer.Argument(help="Folder in which VASP ran the band.", show_default=False)],
+    folder: Annotated[Path, typer.Argument(help="Folder in which the band was computed.", show_default=False)],
     campaign: Annotated[
         str | None, typer.Option(help="Name of the campaign; the only one that has the material when absent.")
     ] = None,
@@ -49,7 +49,7 @@ def ingest(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Take the results of a VASP NEB that ran elsewhere into a campaign."""
+    """Take the results of a DFT-NEB that ran elsewhere into a campaign."""
     from ..transport.errors import CandidateError
     from .ingest import ingest as take_in
 

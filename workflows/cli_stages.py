@@ -137,9 +137,9 @@ def dft(
     ion: Ion = "Li",
     as_json: AsJson = False,
     settings: Settings = None,
-    folder: Annotated[Path, typer.Option(help="Folder that receives the inputs.")] = Path("handoff"),
+    folder: Annotated[Path, typer.Option(help="Folder that receives the files.")] = Path("handoff"),
 ) -> None:
-    """Write the inputs of a VASP NEB; the band is made with the neb stage first."""
+    """Write the inputs of a VASP NEB, or compute it (`--set engine=espresso`); the neb stage makes its band first."""
     _run(context, "dft", files, ion, as_json, [*(settings or []), f"folder={json.dumps(str(folder.absolute()))}"])
 
 
