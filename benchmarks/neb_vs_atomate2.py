@@ -1,10 +1,11 @@
 """Bands beside those of atomate2's ASE classes and beside a tightly converged ASE band, in one run.
 
     python benchmarks/neb_vs_atomate2.py [--paths 10] [--max-atoms 60] [--seed 0] [--optimizers FIRE BFGS] [--no-tight]
+                                         [--end-limit 0.05] [--band-limit 0.1]
 
 Paths are drawn by the rule of ``hopflow benchmark neb`` (at most so many atoms, then by lot) before any is run. Each
 way gets the same potential (MACE-MP-0 small, double precision), the same unrelaxed cell and ends, five images, springs
-of 5 eV/Å² and a climbing image, and the same limits: 0.05 eV/Å for the ends, 0.1 eV/Å for the band.
+of 5 eV/Å² and a climbing image, and the same limits: by default 0.05 eV/Å for the ends and 0.1 eV/Å for the band.
 
 atomate2's way: ``AseRelaxer`` for each end, ``interpolate_endpoints_ase`` with IDPP, then ``AseNebInterface``, with
 each of the optimisers; 500 steps at most for each. The tight reference goes on from ours where it converged as one hop,
@@ -45,7 +46,7 @@ DATA = Path(os.environ.get("HOPFLOW_SHARED", ROOT.parent / "shared")) / "data"
 PATHS = DATA / "migration_barriers" / "paths_train.jsonl.gz"
 
 IMAGES = 5
-END_LIMIT_EV_PER_A, BAND_LIMIT_EV_PER_A, TIGHT_LIMIT_EV_PER_A = 0.05, 0.1, 0.01
+TIGHT_LIMIT_EV_PER_A = 0.01
 STEPS, TIGHT_STEPS = 500, 300
 
 
@@ -69,7 +70,9 @@ def span_eV(energies: Any) -> float:
     return float(values.max() - values.min())
 
 
-def by_atomate2(path: MigrationPath, potential: Any, optimizer: str) -> tuple[dict[str, Any], list[Atoms]]:
+def by_atomate2(
+    path: MigrationPath, potential: Any, optimizer: str, end_limit_eV_per_A: float, band_limit_eV_per_A: float
+) -> tuple[dict[str, Any], list[Atoms]]:
     """What atomate2's classes make of a path."""
     counted, began = [0], time.perf_counter()
     calculator = Counting(potential, counted)
@@ -77,13 +80,13 @@ def by_atomate2(path: MigrationPath, potential: Any, optimizer: str) -> tuple[di
     ends, rested = [], True
     for frac in (path.path_frac_coords[0], path.path_frac_coords[-1]):
         found = relaxer.relax(
-            path_atoms(path, frac), fmax=END_LIMIT_EV_PER_A, steps=STEPS, final_atoms_object_file=os.devnull
+            path_atoms(path, frac), fmax=end_limit_eV_per_A, steps=STEPS, final_atoms_object_file=os.devnull
         )
         ends.append(found.final_mol_or_struct)
         rested &= bool(found.is_force_converged)
     band = interpolate_endpoints_ase(tuple(ends), IMAGES, "IDPP", traj=None, log=None)
     result = AseNebInterface(calculator, optimizer=optimizer).run_neb(
-        band, fmax=BAND_LIMIT_EV_PER_A, steps=STEPS, neb_doc_kwargs={}, neb_kwargs=dict(DEFAULT_NEB_KWARGS)
+        band, fmax=band_limit_eV_per_A, steps=STEPS, neb_doc_kwargs={}, neb_kwargs=dict(DEFAULT_NEB_KWARGS)
     )
     done = rested and str(getattr(result.state, "value", result.state)) == "successful"
     answer = {
@@ -108,9 +111,11 @@ def tight(band: list[Atoms], potential: Any) -> dict[str, Any]:
     return {"evaluations": counted[0], "converged": done, "barrier_eV": span_eV(energies) if done else None}
 
 
-def ours(path: MigrationPath, potential: Any) -> tuple[dict[str, Any], list[Atoms]]:
+def ours(
+    path: MigrationPath, potential: Any, end_limit_eV_per_A: float, band_limit_eV_per_A: float
+) -> tuple[dict[str, Any], list[Atoms]]:
     settings = BandSettings(
-        images=IMAGES, max_force_eV_per_A=BAND_LIMIT_EV_PER_A, endpoint_max_force_eV_per_A=END_LIMIT_EV_PER_A
+        images=IMAGES, max_force_eV_per_A=band_limit_eV_per_A, endpoint_max_force_eV_per_A=end_limit_eV_per_A
     )
     found = run_band(path, potential, settings)
     answer = {
@@ -157,7 +162,11 @@ def main() -> None:
     parser.add_argument("--paths", type=int, default=10, help="paths that are drawn")
     parser.add_argument("--max-atoms", type=int, default=60, help="atoms of the largest cell")
     parser.add_argument("--seed", type=int, default=0, help="of the lot")
-    parser.add_argument("--optimizers", nargs="+", default=["FIRE", "BFGS"], help="of atomate2's way")
+    parser.add_argument(
+        "--optimizers", nargs="*", default=["FIRE", "BFGS"], help="of atomate2's way; none: tight alone"
+    )
+    parser.add_argument("--end-limit", type=float, default=0.05, help="largest force on the ends, eV/Å")
+    parser.add_argument("--band-limit", type=float, default=0.1, help="largest force across the band, eV/Å")
     parser.add_argument("--no-tight", action="store_true", help="leave out the tight reference")
     parser.add_argument("--output", type=Path, help="write everything here; what others took there is not run again")
     options = parser.parse_args()
@@ -178,14 +187,14 @@ def main() -> None:
     for reference in chosen.paths:
         path = MigrationPath.from_row(reference.row)
         row: dict[str, Any] = {"path_id": reference.path_id, "dft_eV": reference.barrier_eV}
-        row["ours"], band = ours(path, potential)
+        row["ours"], band = ours(path, potential, options.end_limit, options.band_limit)
         start = band if row["ours"]["converged"] and row["ours"]["hops"] == 1 else None
         before = known.get(reference.path_id, {})
         for name in options.optimizers:
             if name in before:
                 row[name] = before[name]
                 continue
-            row[name], band = by_atomate2(path, potential, name)
+            row[name], band = by_atomate2(path, potential, name, options.end_limit, options.band_limit)
             if start is None and row[name]["converged"]:
                 start = band
         if "tight" in before:

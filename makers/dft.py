@@ -6,14 +6,16 @@ import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ..transport.errors import CandidateError
-from .documents import BandDocument, HandoffDocument, StageDocument
+from .documents import BandDocument, BandRecord, HandoffDocument, StageDocument
+from .folders import MANIFEST, hop_folder_name, written_whole
 from .settings import HandoffStageSettings
 from .stage import StageMaker
 
 if TYPE_CHECKING:
+    from ase import Atoms
     from pymatgen.core import Structure
 
 
@@ -46,55 +48,123 @@ class HandoffMaker(StageMaker):
         CandidateError
             There is no band to start from.
         """
-        from ase.io import read
-
         from ..transport.structures import structure_hash
-        from .vasp_handoff import HandoffSettings, write_handoff
+        from .vasp_handoff import HandoffSettings, refuse_to_overwrite, write_handoff
 
-        band = prior.get("neb")
-        if not isinstance(band, BandDocument) or band.images_extxyz is None:
-            raise CandidateError("The hand-off needs the band of the neb stage; run neb first.")
-        images: Any = read(io.StringIO(band.images_extxyz), index=":", format="extxyz")
-        name = f"{structure.composition.reduced_formula}-{structure_hash(structure)[:8]}"
         settings = self.settings
-        hop = hop_of_band(band, images[0].info.get("path_id"))
-        result = write_handoff(
-            images,
-            Path(settings.folder) / name,
-            HandoffSettings(
-                functional=settings.functional,
-                vacancy_charge=settings.vacancy_charge,
-                ion=self.ion,
-                vtst=settings.vtst,
-            ),
-            metadata={
-                "formula": structure.composition.reduced_formula,
-                "barrier_machine_learned_eV": band.barrier_1d_eV,
-                "potential": band.potential,
-                "weights_sha256": band.weights_sha256,
-                "content_key_neb": band.content_key,
-                "structure_hash": band.structure_hash,
-                **hop,
-            },
+        band, handed = handed_bands(prior, settings.hops)
+        name = f"{structure.composition.reduced_formula}-{structure_hash(structure)[:8]}"
+        home = Path(settings.folder) / name
+        facts = {"formula": structure.composition.reduced_formula, **facts_of_band(band)}
+        inputs = HandoffSettings(
+            functional=settings.functional, vacancy_charge=settings.vacancy_charge, ion=self.ion, vtst=settings.vtst
         )
+        if settings.hops == "limiting":
+            results = [write_handoff(handed[0].images, home, inputs, {**facts, **handed[0].facts()})]
+            files = sorted([*results[0].hashes, MANIFEST])
+        else:
+            refuse_to_overwrite(home)
+            every = [each.hop_id for each in handed]
+            with written_whole(home) as staging:
+                results, files = [], []
+                for each in handed:
+                    about = {**facts, **each.facts(), "hops_of_path": every}
+                    place = hop_folder_name(each.hop_id)
+                    results.append(write_handoff(each.images, staging / place, inputs, about))
+                    files += [f"{place}/{file}" for file in sorted([*results[-1].hashes, MANIFEST])]
+        notes = dict.fromkeys(note for result in results for note in result.notes)
+        reasons = dict.fromkeys(result.potcar_reason for result in results if result.potcar == "spec")
         return {
             "method": f"VASP NEB inputs ({settings.functional}) from a {band.potential} band",
-            "folder": str(result.folder.resolve()),
-            "files": sorted([*result.hashes, "handoff.json"]),
+            "folder": str(home.resolve()),
+            "files": files,
             "functional": settings.functional,
-            "potcar": result.potcar,
-            "images_written": result.images + 2,
+            "potcar": results[0].potcar,
+            "images_written": sum(result.images + 2 for result in results),
             "barrier_machine_learned_eV": band.barrier_1d_eV,
-            "hop_id": hop["hop_id"],
-            "warnings": [*result.notes, result.potcar_reason] if result.potcar == "spec" else [*result.notes],
+            "hop_id": handed[0].hop_id,
+            "hop_ids": [each.hop_id for each in handed] if settings.hops == "all" else [],
+            "warnings": [*notes, *reasons, *missing_bands(band, settings.hops)],
         }
 
 
-def hop_of_band(band: BandDocument, hop_id: str | None) -> dict[str, Any]:
-    """What the neb stage says of the hop that the images belong to, for whoever brings results back."""
-    record = next((record for record in band.bands if record.hop_id == hop_id), None)
-    return {
-        "hop_id": hop_id,
-        "hop_distance_A": None if record is None else record.distance_A,
-        "hop_multiplicity": None if record is None else record.multiplicity,
-    }
+@dataclass(frozen=True)
+class HandedBand:
+    """A band that the neb stage hands over to DFT.
+
+    Attributes
+    ----------
+    images
+        The band, end points included.
+    hop_id
+        Its hop.
+    record
+        What the neb stage says of the band; None where it says nothing.
+    barrier_eV
+        Machine-learned barrier, highest less lowest image.
+    """
+
+    images: list[Atoms]
+    hop_id: str
+    record: BandRecord | None
+    barrier_eV: float | None
+
+    def facts(self) -> dict[str, Any]:
+        """What whoever brings results back must know of the hop."""
+        return {
+            "barrier_machine_learned_eV": self.barrier_eV,
+            "hop_id": self.hop_id or None,
+            "hop_distance_A": None if self.record is None else self.record.distance_A,
+            "hop_multiplicity": None if self.record is None else self.record.multiplicity,
+        }
+
+
+def handed_bands(
+    prior: Mapping[str, StageDocument], hops: Literal["limiting", "all"]
+) -> tuple[BandDocument, list[HandedBand]]:
+    """Return the document of the neb stage and its bands that DFT begins from, that of the limiting hop first.
+
+    Parameters
+    ----------
+    prior
+        Documents of earlier stages.
+    hops
+        ``limiting`` or ``all``.
+
+    Raises
+    ------
+    CandidateError
+        There is no band.
+    """
+    from ase.io import read
+
+    band = prior.get("neb")
+    if not isinstance(band, BandDocument) or band.images_extxyz is None:
+        raise CandidateError("A DFT band needs the band of the neb stage; run neb first.")
+    texts = [band.images_extxyz, *(band.other_bands_extxyz.values() if hops == "all" else ())]
+    found = []
+    for number, text in enumerate(texts):
+        images: Any = read(io.StringIO(text), index=":", format="extxyz")
+        hop_id = images[0].info.get("path_id") or ""
+        record = next((record for record in band.bands if record.hop_id == hop_id), None)
+        barrier_eV = band.barrier_1d_eV if number == 0 or record is None else record.barrier_span_eV
+        found.append(HandedBand(images, hop_id, record, barrier_eV))
+    return band, found
+
+
+def facts_of_band(band: BandDocument) -> dict[str, Any]:
+    """What a folder says of the machine-learned bands, for whoever brings results back."""
+    names = ("structure_hash", "potential", "weights_sha256")
+    return {"content_key_neb": band.content_key, **{name: getattr(band, name) for name in names}}
+
+
+def missing_bands(band: BandDocument, hops: Literal["limiting", "all"]) -> list[str]:
+    """Say which hops of the path DFT does not begin, because the neb stage has no band of them."""
+    known = {record.hop_id for record in band.bands}
+    left = [hop_id for hop_id in band.hops_on_path if hop_id not in known]
+    if hops == "limiting" or not left:
+        return []
+    return [
+        f"The neb stage had no band of {len(left)} of the path's hops ({', '.join(left)}), so DFT has none either; "
+        "raise its max_hops."
+    ]

@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import io
-import json
-import os
-import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from ase import Atoms
 
-from ..potentials.espresso import INPUT, OUTPUT, EspressoPotential, EspressoSettings, kpoint_mesh
+from ..potentials.espresso import EspressoPotential, EspressoSettings
 from ..potentials.pseudopotentials import find_pseudopotentials
 from ..transport.band_result import BandSettings
-from ..transport.bands import band_forces, largest_force
-from ..transport.errors import CandidateError, HopflowError, Reason
+from ..transport.errors import CandidateError, Reason
 from .band_records import band_barrier, band_extxyz, band_record
-from .dft import hop_of_band
-from .documents import BandDocument, DftBandDocument, ImageRecord, StageDocument
+from .dft import HandedBand, facts_of_band, handed_bands, missing_bands
+from .documents import BandRecord, DftBandDocument, StageDocument
+from .espresso_folder import check_replaceable, image_records, kpoints_text, write_band_folder
+from .folders import hop_folder_name, written_whole
 from .settings import EspressoBandSettings, HandoffStageSettings
 from .stage import StageMaker, package_versions
-from .vasp_results import MANIFEST
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -39,7 +35,7 @@ _MAX_STEP_A = 0.1
 
 @dataclass
 class DftBandMaker(StageMaker):
-    """Climbing-image NEB by Quantum ESPRESSO, started from the band of the neb stage."""
+    """Climbing-image NEB by Quantum ESPRESSO, started from the bands of the neb stage."""
 
     name: str = "dft"
     settings: HandoffStageSettings = field(default_factory=lambda: HandoffStageSettings(engine="espresso"))
@@ -58,7 +54,7 @@ class DftBandMaker(StageMaker):
     def compute(
         self, structure: Structure, prior: Mapping[str, StageDocument], checkpoint: Path | None
     ) -> dict[str, Any]:
-        """Run the band and say what came out; its files go into the stage's folder.
+        """Run the bands and say what came out; their files go into the stage's folder.
 
         Every evaluation is kept below the checkpoints, whatever becomes of the band: one that stopped, for whatever
         reason, goes on and computes nothing again.
@@ -70,52 +66,28 @@ class DftBandMaker(StageMaker):
         NotConvergedError
             The band has no barrier.
         """
-        from ase.io import read
-
         from ..transport.structures import structure_hash
 
-        band = prior.get("neb")
-        if not isinstance(band, BandDocument) or band.images_extxyz is None:
-            raise CandidateError("A DFT band needs the band of the neb stage; run neb first.")
-        images: Any = read(io.StringIO(band.images_extxyz), index=":", format="extxyz")
-        hop = hop_of_band(band, images[0].info.get("path_id"))
+        settings = self.settings
+        band, handed = handed_bands(prior, settings.hops)
         name = f"{structure.composition.reduced_formula}-{structure_hash(structure)[:8]}"
-        home = Path(self.settings.folder) / name if checkpoint is None else checkpoint
-        engine = EspressoPotential(
-            set(images[0].get_chemical_symbols()),
-            engine_settings(self.settings, self.ion, images[0]),
-            # one place for all bands and settings: an answer's key says what it is of
-            home.parent / "espresso",
-        )
-        path, start = path_from_images(images, hop["hop_id"] or "", self.settings.espresso.images)
-        result = run_to_rest(path, engine, self.settings.espresso, start, home)
-        barrier_eV = band_barrier(result, path.path_id)
-        # an end point that only an isometry gave is computed once: for its files, and for what the isometry claims
-        apart_eV = float(np.abs(engine.energies(result.images) - result.energies_eV).max())
-        folder = Path(self.settings.folder) / name
-        facts = {
-            "formula": structure.composition.reduced_formula,
-            "structure_hash": band.structure_hash,
-            "content_key_neb": band.content_key,
-            "potential": band.potential,
-            "weights_sha256": band.weights_sha256,
-            "barrier_machine_learned_eV": band.barrier_1d_eV,
-            **hop,
-        }
-        limit = max(self.settings.espresso.max_force_eV_per_A, self.settings.espresso.endpoint_max_force_eV_per_A)
-        write_band_folder(folder, result, engine, facts, limit)
-        functional = self.settings.functional.upper()
-        warnings = [] if result.climbing_image is not None else ["No image climbed: the barrier is a lower bound."]
-        if apart_eV > _SAME_EV:
-            warnings.append(
-                f"End points that are alike by symmetry differ by {apart_eV:.3f} eV: their electrons may have come to "
-                "different states."
-            )
-        if self.settings.vacancy_charge == "compensated":
-            warnings.append(
-                "The cell is charged against a uniform background, whose interaction with the cell's images is not "
-                "corrected; end points and images have the same shift to leading order."
-            )
+        folder = Path(settings.folder) / name
+        check_replaceable(folder)
+        home = folder if checkpoint is None else checkpoint
+        computed = [self._run(each, home / hop_folder_name(each.hop_id), home.parent / "espresso") for each in handed]
+        facts = {"formula": structure.composition.reduced_formula, **facts_of_band(band)}
+        limit = max(settings.espresso.max_force_eV_per_A, settings.espresso.endpoint_max_force_eV_per_A)
+        if settings.hops == "limiting":
+            computed[0].write(folder, facts, limit)
+        else:
+            facts["hops_of_path"] = [each.hop_id for each in handed]
+            with written_whole(folder) as staging:
+                for each in computed:
+                    each.write(staging / hop_folder_name(each.handed.hop_id), facts, limit)
+        # the hop that limits the path is found anew: DFT may rank the hops otherwise than the potential did
+        first, *others = sorted(computed, key=lambda each: -each.barrier_eV)
+        engine, result = first.engine, first.result
+        functional = settings.functional.upper()
         return {
             "method": f"climbing-image NEB from a {band.potential} band, {engine.method}, pw.x {engine.version}",
             "versions": {**package_versions(*self.packages), "quantum-espresso": engine.version},
@@ -125,23 +97,103 @@ class DftBandMaker(StageMaker):
             "folder": str(folder.resolve()),
             "functional": functional.replace("SOL", "sol"),
             "hubbard_u_eV": {},
-            "cutoff_eV": self.settings.espresso.cutoff_eV,
-            "kpoints": kpoints_text(engine, images[0]),
+            "cutoff_eV": settings.espresso.cutoff_eV,
+            "kpoints": kpoints_text(engine, result.images[0]),
             "force_limit_eV_per_A": limit,
             **{key: getattr(result, key) for key in _BARRIERS},
-            "barrier_span_eV": barrier_eV,
+            "barrier_span_eV": first.barrier_eV,
+            "bands": [each.record() for each in (first, *others)],
+            **first.fields(settings.espresso),
+            "other_hops": [
+                {**each.fields(settings.espresso), "folder": hop_folder_name(each.handed.hop_id)} for each in others
+            ],
+            "warnings": [*self._warnings(computed), *missing_bands(band, settings.hops)],
+        }
+
+    def _run(self, handed: HandedBand, home: Path, kept: Path) -> _ComputedHop:
+        """Bring the band of one hop to rest."""
+        settings = self.settings
+        image = handed.images[0]
+        engine = EspressoPotential(
+            set(image.get_chemical_symbols()),
+            engine_settings(settings, self.ion, image),
+            # one place for all bands and settings: an answer's key says what it is of
+            kept,
+        )
+        path, start = path_from_images(handed.images, handed.hop_id, settings.espresso.images)
+        result = run_to_rest(path, engine, settings.espresso, start, home)
+        barrier_eV = band_barrier(result, path.path_id)
+        # an end point that only an isometry gave is computed once: for its files, and for what the isometry claims
+        apart_eV = float(np.abs(engine.energies(result.images) - result.energies_eV).max())
+        return _ComputedHop(handed, engine, result, barrier_eV, apart_eV, path.length_A)
+
+    def _warnings(self, computed: Sequence[_ComputedHop]) -> list[str]:
+        """What a reader must know of the bands."""
+        found = []
+        if any(each.result.climbing_image is None for each in computed):
+            found.append("No image climbed: the barrier is a lower bound.")
+        apart_eV = max(each.apart_eV for each in computed)
+        if apart_eV > _SAME_EV:
+            found.append(
+                f"End points that are alike by symmetry differ by {apart_eV:.3f} eV: their electrons may have come to "
+                "different states."
+            )
+        if self.settings.vacancy_charge == "compensated":
+            found.append(
+                "The cell is charged against a uniform background, whose interaction with the cell's images is not "
+                "corrected; end points and images have the same shift to leading order."
+            )
+        return found
+
+
+@dataclass(frozen=True)
+class _ComputedHop:
+    """A band that has come to rest.
+
+    Attributes
+    ----------
+    handed
+        What it began from.
+    engine
+        Has computed it.
+    result
+        The band.
+    barrier_eV
+        Highest less lowest image.
+    apart_eV
+        Largest difference between an image's energy in the band and the program's own.
+    length_A
+        Of the ion's path.
+    """
+
+    handed: HandedBand
+    engine: EspressoPotential
+    result: BandResult
+    barrier_eV: float
+    apart_eV: float
+    length_A: float
+
+    def write(self, folder: Path, facts: Mapping[str, Any], limit_eV_per_A: float) -> None:
+        """Leave it for people."""
+        write_band_folder(folder, self.result, self.engine, {**facts, **self.handed.facts()}, limit_eV_per_A)
+
+    def record(self) -> BandRecord:
+        """What documents keep of it."""
+        known = self.handed.record
+        distance_A = self.length_A if known is None else known.distance_A
+        return band_record(self.result, self.handed.hop_id, distance_A, None if known is None else known.multiplicity)
+
+    def fields(self, settings: EspressoBandSettings) -> dict[str, Any]:
+        """What a document says of each hop of a path."""
+        return {
             "reason": None,
             "message": None,
-            "climbing_image": result.climbing_image,
-            "images_expected": len(result.images),
-            "images": [record.model_dump(mode="json") for record in image_records(result, self.settings.espresso)],
-            "bands": [
-                band_record(result, path.path_id, hop["hop_distance_A"] or path.length_A, hop["hop_multiplicity"])
-            ],
-            "images_extxyz": band_extxyz(result),
-            "hop_id": hop["hop_id"],
-            "barrier_machine_learned_eV": band.barrier_1d_eV,
-            "warnings": warnings,
+            "climbing_image": self.result.climbing_image,
+            "images_expected": len(self.result.images),
+            "images": [record.model_dump(mode="json") for record in image_records(self.result, settings)],
+            "images_extxyz": band_extxyz(self.result),
+            "hop_id": self.handed.hop_id or None,
+            "barrier_machine_learned_eV": self.handed.barrier_eV,
         }
 
 
@@ -297,96 +349,3 @@ def next_start(result: BandResult, start: np.ndarray | None, images: int) -> np.
         return positions[0] + share * (positions[-1] - positions[0])
     share = np.linspace(0.0, 1.0, len(start))[:, None, None]
     return start + (1.0 - share) * (positions[0] - start[0]) + share * (positions[-1] - start[-1])
-
-
-def image_records(result: BandResult, settings: EspressoBandSettings) -> list[ImageRecord]:
-    """What the document says of each image of a band that has come to rest."""
-    _, residual = band_forces(
-        np.stack([image.positions for image in result.images]),
-        result.energies_eV,
-        result.forces_eV_per_A,
-        0.0,
-        result.climbing_image,
-    )
-    last = len(result.images) - 1
-    records = []
-    for number in range(last + 1):
-        end = number in (0, last)
-        force = largest_force(result.forces_eV_per_A[number] if end else residual[number - 1])
-        limit = settings.endpoint_max_force_eV_per_A if end else settings.max_force_eV_per_A
-        records.append(
-            ImageRecord(
-                image=number,
-                energy_eV=float(result.energies_eV[number]),
-                steps=result.endpoint_steps if end else result.steps,
-                max_force_eV_per_A=force,
-                electronically_converged=True,
-                ionically_converged=force <= limit,
-                finished=True,
-                read_from=f"{number:02d}/{OUTPUT}",
-            )
-        )
-    return records
-
-
-def kpoints_text(engine: EspressoPotential, image: Atoms) -> str:
-    """Mesh of k-points in words."""
-    mesh = kpoint_mesh(image, engine.settings.kpoint_spacing_per_A)
-    shifted = [axis for axis, number in zip("abc", mesh, strict=True) if number % 2 == 0]
-    return "x".join(map(str, mesh)) + (f", shifted along {', '.join(shifted)}" if shifted else "")
-
-
-def write_band_folder(
-    folder: Path,
-    result: BandResult,
-    engine: EspressoPotential,
-    metadata: Mapping[str, Any],
-    force_limit_eV_per_A: float,
-) -> None:
-    """Leave the band for people: input and output of every image, the images, and what it is.
-
-    The folder appears whole or not at all, in the place of an earlier one.
-
-    Parameters
-    ----------
-    folder
-        Where it goes.
-    result
-        The band.
-    engine
-        Has run its images.
-    metadata
-        What is known of the hop; kept in ``handoff.json``.
-    force_limit_eV_per_A
-        Largest force that may be left; kept there, too.
-    """
-    staging = folder.with_name(f".{folder.name}.writing-{os.getpid()}")
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
-    try:
-        for number, image in enumerate(result.images):
-            place = staging / f"{number:02d}"
-            place.mkdir()
-            for name in (INPUT, OUTPUT):
-                shutil.copyfile(engine.place(image) / name, place / name)
-        result.to_extxyz(staging / "band.extxyz")
-        document = {
-            "engine": "espresso",
-            "settings": asdict(engine.settings),
-            "pseudopotentials": {element: each.sha256 for element, each in engine.pseudopotentials.items()},
-            "result": {
-                "images": len(result.images) - 2,
-                "climbing_image": result.climbing_image,
-                "hop_length_A": metadata.get("hop_distance_A"),
-            },
-            "force_limit_eV_per_A": force_limit_eV_per_A,
-            "metadata": dict(metadata),
-        }
-        (staging / MANIFEST).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-        if folder.exists():
-            if not (folder / MANIFEST).is_file():
-                raise HopflowError(f"{folder} exists and is no earlier band; name another folder.")
-            shutil.rmtree(folder)
-        staging.rename(folder)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)

@@ -264,6 +264,12 @@ class BandDocument(BarrierDocument):
     potential: str
     bands: list[BandRecord]
     images_extxyz: str | None = Field(None, description="The band that limits the barrier, as extended XYZ.")
+    hops_on_path: list[str] = Field(
+        default_factory=list, description="Unique hops that the cheapest path needs, whether a band was run or not."
+    )
+    other_bands_extxyz: dict[str, str] = Field(
+        default_factory=dict, description="The other converged bands of the path by hop, as extended XYZ."
+    )
 
 
 class HandoffDocument(StageDocument):
@@ -278,6 +284,9 @@ class HandoffDocument(StageDocument):
     images_written: int
     barrier_machine_learned_eV: float | None
     hop_id: str | None = Field(None, description="The hop of the neb stage that the band is of.")
+    hop_ids: list[str] = Field(
+        default_factory=list, description="All hops that have a folder in this one, where each has one of its own."
+    )
 
 
 class ImageRecord(BaseModel):
@@ -296,10 +305,26 @@ class ImageRecord(BaseModel):
     problem: str | None = None
 
 
+class DftHopRecord(BaseModel):
+    """The DFT band of one more hop of a path."""
+
+    hop_id: str | None
+    folder: str = Field(description="Relative to the document's.")
+    reason: str | None
+    message: str | None
+    climbing_image: int | None
+    images_expected: int = Field(description="End points included.")
+    images: list[ImageRecord]
+    images_extxyz: str | None
+    barrier_machine_learned_eV: float | None
+
+
 class DftBandDocument(StageDocument):
-    """A DFT-NEB that was computed elsewhere, as its folder tells it.
+    """A DFT-NEB, computed by this stage or elsewhere.
 
     ``None`` as a barrier means that the band did not converge or is not complete; ``reason`` and ``message`` say why.
+    Where a path has more than one hop, the barriers are those of the hop with the highest, and there are none
+    unless all of them have one.
     """
 
     default_quantity: ClassVar[Quantity] = Quantity.BARRIER_SPAN
@@ -322,8 +347,11 @@ class DftBandDocument(StageDocument):
     climbing_image: int | None
     images_expected: int = Field(description="End points included.")
     images: list[ImageRecord]
-    bands: list[BandRecord] = Field(description="The band, where every image has an energy.")
+    bands: list[BandRecord] = Field(
+        description="Bands whose images all have an energy, that of the hop that limits first."
+    )
     images_extxyz: str | None
-    hop_id: str | None
-    barrier_machine_learned_eV: float | None
+    hop_id: str | None = Field(description="The hop that limits the barrier, or the one that has none.")
+    barrier_machine_learned_eV: float | None = Field(description="Of the same hop.")
+    other_hops: list[DftHopRecord] = Field(default_factory=list, description="The other hops of the path.")
     handoff: HandoffDocument | None = Field(None, description="The inputs that this stage wrote for the material.")

@@ -17,9 +17,10 @@ from monty.os.path import zpath
 
 from ..potentials.espresso import INPUT, OUTPUT, converged, wall_seconds
 from ..transport.errors import BandError, CandidateError, Reason
+from .folders import read_manifest
 from .vasp_checks import ComputedBand, JudgedBand
 from .vasp_images import ImageOutput
-from .vasp_results import LARGEST_LIMIT_EV_PER_A, read_manifest
+from .vasp_results import LARGEST_LIMIT_EV_PER_A
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

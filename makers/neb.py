@@ -105,6 +105,10 @@ class BandMaker(StageMaker):
             "potential": potential.name,
             "bands": [_record(network.hops[index], result) for index, result in results.items()],
             "images_extxyz": band_extxyz(results[limiting]),
+            "hops_on_path": [network.hops[index].hop_id for index in needed],
+            "other_bands_extxyz": {
+                network.hops[index].hop_id: band_extxyz(result) for index, result in banded.items() if index != limiting
+            },
             "warnings": warnings,
         }
 

@@ -240,6 +240,11 @@ class HandoffStageSettings(StageSettings):
     engine: Literal["vasp", "espresso"] = Field(
         "vasp", description="`vasp` writes inputs; `espresso` runs Quantum ESPRESSO's pw.x and gives a barrier."
     )
+    hops: Literal["limiting", "all"] = Field(
+        "limiting",
+        description="The hop that limits the machine-learned barrier alone, or all hops of its path that have a band "
+        "(`max_hops` of the neb stage).",
+    )
     functional: Literal["pbe", "pbe+u", "pbesol"] = Field("pbe", description="Exchange-correlation functional.")
     vtst: bool = Field(False, description="Write the INCAR keys that need a VTST build of VASP.")
     vacancy_charge: Literal["neutral", "compensated"] = Field(

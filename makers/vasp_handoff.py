@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -20,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ase import Atoms
 
 from ..transport.errors import BandError, HopflowError
+from .folders import MANIFEST, hop_folders, written_whole
 from .vasp_inputs import HandoffSettings, electron_count, generators, hop_of, ordered_band, replace_endpoints
 
 if TYPE_CHECKING:
@@ -123,15 +122,12 @@ def write_handoff(
 
     settings = settings or HandoffSettings()
     folder = Path(folder)
-    _refuse_to_overwrite(folder)
+    refuse_to_overwrite(folder)
     band, order = ordered_band(images, settings.ion)
     neb, endpoint = generators(band, settings)
     potcar_reason = _why_no_potcar(neb, band[0])
 
-    staging = folder.with_name(f".{folder.name}.writing-{os.getpid()}")
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
-    try:
+    with written_whole(folder) as staging:
         inputs = neb.get_input_set(band[0], potcar_spec=potcar_reason is not None)
         if [site.specie for site in inputs["POSCAR"].structure] != [site.specie for site in band[0]]:
             raise BandError("The input set orders its atoms otherwise than the band; report this crystal.")
@@ -155,19 +151,21 @@ def write_handoff(
             if path.is_file()
         }
         result = HandoffResult(**{**_fields(result), "hashes": hashes})
-        (staging / "handoff.json").write_text(_record(result, settings, metadata or {}, order), encoding="utf-8")
-        if folder.exists():
-            shutil.rmtree(folder)
-        staging.rename(folder)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        (staging / MANIFEST).write_text(_record(result, settings, metadata or {}, order), encoding="utf-8")
     return result
 
 
-def _refuse_to_overwrite(folder: Path) -> None:
+def refuse_to_overwrite(folder: Path) -> None:
+    """Make sure that a folder may be replaced.
+
+    Raises
+    ------
+    HopflowError
+        It holds VASP results, or something that is not a hand-off.
+    """
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
-    if not (folder / "handoff.json").is_file():
+    if not all((place / MANIFEST).is_file() for place in hop_folders(folder)):
         raise HopflowError(f"{folder} exists and is no earlier hand-off; name another folder.")
     for pattern in _RESULT_FILES:
         for found in folder.rglob(pattern):

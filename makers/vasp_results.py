@@ -7,12 +7,12 @@ folders ``00`` to ``NN``, end points computed in the first and last of them or i
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..transport.errors import CandidateError, HopflowError, Reason
+from ..transport.errors import CandidateError, Reason
+from .folders import read_manifest
 from .vasp_checks import ComputedBand, JudgedBand
 from .vasp_handoff import ENDPOINT_FOLDERS
 from .vasp_images import ImageOutput, read_image
@@ -21,7 +21,6 @@ from .vasp_settings import functional_name, hubbard_u_eV, mesh_text, read_incar
 if TYPE_CHECKING:
     from pymatgen.core import Structure
 
-MANIFEST = "handoff.json"
 LARGEST_LIMIT_EV_PER_A = 0.1
 """A band that VASP stopped at larger forces than this has no barrier, whatever its EDIFFG."""
 
@@ -70,28 +69,6 @@ class VaspBand(ComputedBand):
             except (ValueError, IndexError, OSError):
                 continue
         return None
-
-
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """Return what the hand-off wrote into the folder; empty where it holds no hand-off.
-
-    Raises
-    ------
-    HopflowError
-        The file is there and is not what the hand-off writes.
-    """
-    file = folder / MANIFEST
-    if not file.is_file():
-        return {}
-    try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
-        if not isinstance(manifest["metadata"], dict) or not isinstance(manifest["result"]["images"], int):
-            raise TypeError("its keys have other types")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise HopflowError(
-            f"{file} is no record of a hand-off ({error}); restore it, or remove it and name the material."
-        ) from error
-    return manifest
 
 
 def read_band(folder: Path, ion: str) -> VaspBand:

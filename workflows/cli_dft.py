@@ -40,7 +40,7 @@ app.command(INPUTS)(dft)
 @app.command()
 def ingest(
     context: typer.Context,
-    folder: Annotated[Path, typer.Argument(help="Folder in which the band was computed.", show_default=False)],
+    folder: Annotated[Path, typer.Argument(help="Folder of a band, or of all hops.", show_default=False)],
     campaign: Annotated[
         str | None, typer.Option(help="Name of the campaign; the only one that has the material when absent.")
     ] = None,
@@ -78,6 +78,7 @@ def submit(
     folders: Annotated[list[Path], typer.Argument(help="Hand-off folders of `engine: vasp`.", show_default=False)],
 ) -> None:
     """Put the VASP jobs of hand-offs on the launchpad, for workers of category dft."""
+    from ..makers.folders import hop_folders
     from ..transport.errors import HopflowError
     from .submission import submit as put
 
@@ -88,7 +89,7 @@ def submit(
                 "VASP jobs need a MongoDB that the cluster's workers reach; name its file with --launchpad or "
                 "HOPFLOW_LAUNCHPAD."
             )
-        for folder in folders:
+        for folder in (place for given in folders for place in hop_folders(given)):
             try:
                 found = put(database, folder)
             except HopflowError as error:
@@ -166,17 +167,20 @@ _OUTCOMES = {
 
 def _images(document: DftBandDocument) -> list[str]:
     """How far each image came."""
-    first = next((image.energy_eV for image in document.images if image.energy_eV is not None), None)
+    hops = [(document.hop_id, document.images), *((hop.hop_id, hop.images) for hop in document.other_hops)]
     lines = []
-    for image in document.images:
-        parts = [f"{image.steps} ionic steps"]
-        if image.energy_eV is not None and first is not None:
-            parts.append(f"{image.energy_eV - first:+.3f} eV")
-        if image.max_force_eV_per_A is not None:
-            parts.append(f"largest force {image.max_force_eV_per_A:.3f} eV/Å")
-        if image.problem is not None:
-            parts.append(image.problem)
-        lines.append(f"  image {image.image:02d}: {', '.join(parts)}")
+    for hop_id, images in hops:
+        lines += [f"  hop {hop_id}"] if len(hops) > 1 else []
+        first = next((image.energy_eV for image in images if image.energy_eV is not None), None)
+        for image in images:
+            parts = [f"{image.steps} ionic steps"]
+            if image.energy_eV is not None and first is not None:
+                parts.append(f"{image.energy_eV - first:+.3f} eV")
+            if image.max_force_eV_per_A is not None:
+                parts.append(f"largest force {image.max_force_eV_per_A:.3f} eV/Å")
+            if image.problem is not None:
+                parts.append(image.problem)
+            lines.append(f"  image {image.image:02d}: {', '.join(parts)}")
     return lines
 
 

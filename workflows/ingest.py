@@ -61,7 +61,7 @@ def ingest(database: Database, folder: Path, campaign: str | None = None, materi
     database
         The open database.
     folder
-        Folder in which VASP ran.
+        Folder in which a band was computed, or that holds such folders of the hops of a path.
     campaign
         Name of the campaign; the one that the hand-off was made for when absent.
     material
@@ -77,11 +77,11 @@ def ingest(database: Database, folder: Path, campaign: str | None = None, materi
     from pymatgen.core import Structure
 
     from ..makers.dft_results import read_document
-    from ..makers.vasp_results import read_manifest
+    from ..makers.folders import hop_folders, read_manifest
 
     if not folder.is_dir():
         raise WrongUse(f"{folder} is no folder; name the one in which VASP ran the band.")
-    metadata = read_manifest(folder).get("metadata", {})
+    metadata = read_manifest(hop_folders(folder)[0]).get("metadata", {})
     ledger, row = _candidate(database, metadata, folder, campaign, material)
     ledger.sync()
     row = ledger.row(row["material_id"])
@@ -234,6 +234,8 @@ def summary(document: DftBandDocument) -> str:
     how = ", ".join(part for part in (document.functional or "functional of the potentials", u_values) if part)
     done = sum(image.energy_eV is not None for image in document.images)
     images = f"{done} of {document.images_expected} images"
+    if document.other_hops:
+        images += f" of the hop {document.hop_id}, one of {len(document.other_hops) + 1}"
     if document.barrier_span_eV is None:
         return f"DFT band ({how}), {images} with energies, no barrier"
     climbing = "climbing image" if document.climbing_image is not None else "no climbing image"

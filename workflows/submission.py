@@ -32,7 +32,7 @@ class Submitted:
 
 
 def submit(database: Database, folder: Path) -> Submitted:
-    """Put the jobs of a hand-off on the launchpad: both end points, the band on them, the barrier.
+    """Put the jobs of a band on the launchpad: both end points, the band on them, the barrier.
 
     The jobs have the category ``dft`` and are those of :func:`..makers.vasp_handoff.neb_flow`; a worker needs VASP, its
     potentials and atomate2's settings.
@@ -42,7 +42,8 @@ def submit(database: Database, folder: Path) -> Submitted:
     database
         The open database.
     folder
-        A folder that the dft stage wrote for VASP.
+        A folder that the dft stage wrote for VASP; of one that holds several hops, see
+        :func:`..makers.folders.hop_folders`.
 
     Raises
     ------
@@ -51,8 +52,8 @@ def submit(database: Database, folder: Path) -> Submitted:
     """
     from jobflow.managers.fireworks import flow_to_workflow
 
+    from ..makers.folders import MANIFEST, read_manifest
     from ..makers.vasp_handoff import HandoffSettings, neb_flow
-    from ..makers.vasp_results import MANIFEST, read_manifest
 
     manifest = read_manifest(folder)
     if manifest.get("engine") != "vasp":

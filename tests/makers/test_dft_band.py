@@ -9,65 +9,47 @@ import gzip
 import json
 import re
 import shutil
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hopflow.makers.band_records import band_extxyz, band_record
 from hopflow.makers.dft_band import DftBandMaker, engine_settings, next_start, path_from_images, run_to_rest
 from hopflow.makers.dft_results import read_document
 from hopflow.makers.documents import BandDocument, DftBandDocument
 from hopflow.makers.settings import EspressoBandSettings, HandoffStageSettings
-from hopflow.potentials.espresso import COMMAND
 from hopflow.transport.band_result import BandResult, BandSettings
 from hopflow.transport.errors import CandidateError, NotConvergedError, Reason
 from hopflow.transport.hops import enumerate_hops, hop_path
 from hopflow.transport.neb import run_band
-from hopflow.transport.structures import structure_hash
 from hopflow.workflows.assembly import stage_maker
 from hopflow.workflows.spec import CampaignSpec
+from pair_bands import IMAGES, band_document, learned_band, program_runs, rock_salt, settings_in, stand_in
 from pair_potential import PairPotential
 from places import DEMO
 from pydantic import ValidationError
-from pymatgen.core import Lattice, Structure
+from pymatgen.core import Structure
 from tiny_upf import write_upf
 
-STAND_IN = Path(__file__).parents[1] / "pair_pw.py"
 RECORDED = Path(__file__).parent / "espresso_li2o"
-IMAGES = 3
 
 
 @pytest.fixture(scope="module")
 def crystal() -> Structure:
-    return Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.1), ["Li", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    return rock_salt()
 
 
 @pytest.fixture(scope="module")
 def learned(crystal: Structure) -> BandResult:
     """A band that a potential has made, not quite at rest."""
-    network = enumerate_hops(crystal, "Li")
-    path = hop_path(network, network.hops[0], images=IMAGES + 2, min_length_A=6.0)
-    settings = BandSettings(images=IMAGES, max_force_eV_per_A=0.3, endpoint_max_force_eV_per_A=0.2, split=False)
-    result = run_band(path, PairPotential(), settings)
-    assert result.converged
-    return result
+    return learned_band(crystal, 0)
 
 
 @pytest.fixture(scope="module")
 def prior(crystal: Structure, learned: BandResult) -> dict[str, BandDocument]:
     """What the neb stage leaves."""
-    return {
-        "neb": BandDocument(
-            stage="neb", formula="LiCl", ion="Li", atoms=8, structure_hash=structure_hash(crystal), method="pairs",
-            content_key="k" * 64, settings={}, versions={}, seconds=1.0, barrier_1d_eV=learned.barrier_span_eV,
-            barrier_2d_eV=learned.barrier_span_eV, barrier_3d_eV=learned.barrier_span_eV, dimension=3,
-            potential="pairs",
-            bands=[band_record(learned, learned.path_id, 3.6, 12)], images_extxyz=band_extxyz(learned),
-        )
-    }  # fmt: skip
+    return {"neb": band_document(crystal, [learned])}
 
 
 @pytest.fixture(scope="module")
@@ -77,22 +59,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for element in ("Li", "Cl"):
         write_upf(folder / "upf", element)
     return folder
-
-
-def settings_in(place: Path, **changes: Any) -> HandoffStageSettings:
-    own = {"pseudopotentials": str(place / "upf"), "max_force_eV_per_A": 0.05, **changes}
-    return HandoffStageSettings(
-        engine="espresso", vacancy_charge="compensated", folder=str(place / "handoff"), espresso=own
-    )  # type: ignore[arg-type]
-
-
-def stand_in(monkeypatch: pytest.MonkeyPatch, place: Path, *faults: str) -> None:
-    monkeypatch.setenv(COMMAND, " ".join([sys.executable, str(STAND_IN), "--count", str(place), *faults]))
-    monkeypatch.setenv("HOPFLOW_PW_PROCESSES", "2")
-
-
-def program_runs(place: Path) -> int:
-    return len((place / "runs").read_bytes()) if (place / "runs").is_file() else 0
 
 
 @pytest.fixture(scope="module")

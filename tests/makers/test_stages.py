@@ -286,6 +286,27 @@ def test_neb_document(band: BandDocument) -> None:
 
 
 @pytest.mark.weights
+def test_neb_keeps_the_band_of_every_hop_of_the_path(tmp_path: Path) -> None:
+    """The lithium of argyrodite needs a hop within its cage and one to the next."""
+    crystal = Structure.from_file(DEMO / "Li6PS5Cl.cif")
+    document = BandMaker(settings=QUICK_BAND.model_copy(update={"max_hops": 2})).evaluate(crystal)
+    assert isinstance(document, BandDocument)
+    assert sorted(document.hops_on_path) == sorted(record.hop_id for record in document.bands)
+    assert len(document.bands) == 2
+    (hop_id,) = document.other_bands_extxyz
+    limiting = read(io.StringIO(document.images_extxyz), index=0, format="extxyz").info["path_id"]
+    assert {limiting, hop_id} == set(document.hops_on_path)
+    barriers = {record.hop_id: record.barrier_span_eV for record in document.bands}
+    assert barriers[limiting] == document.barrier_1d_eV > barriers[hop_id]
+    images = read(io.StringIO(document.other_bands_extxyz[hop_id]), index=":", format="extxyz")
+    span = max(image.get_potential_energy() for image in images) - min(image.get_potential_energy() for image in images)
+    assert span == pytest.approx(barriers[hop_id], abs=1e-4)
+    settings = HandoffStageSettings(folder=str(tmp_path), hops="all")
+    written = HandoffMaker(settings=settings).evaluate(crystal, {"neb": document})
+    assert written.hop_ids == [limiting, hop_id]
+
+
+@pytest.mark.weights
 def test_dft_takes_the_band(lithia: Structure, band: BandDocument, tmp_path: Path) -> None:
     maker = HandoffMaker(settings=HandoffStageSettings(folder=str(tmp_path)))
     document = maker.evaluate(lithia, {"neb": band})

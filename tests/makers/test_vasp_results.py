@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hopflow.makers.dft_results import check_host, read_document, replaces, standing
+from hopflow.makers.dft_hops import check_host
+from hopflow.makers.dft_results import read_document, replaces, standing
 from hopflow.makers.documents import DftBandDocument
 from hopflow.makers.vasp_handoff import HandoffSettings, write_handoff
 from hopflow.makers.vasp_images import read_image
