@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from pymatgen.core import Structure
 
 
+METHODS = {"neb": "NEB", "approx_neb": "ApproxNEB"}
+
+
 @dataclass
 class HandoffMaker(StageMaker):
     """Inputs of a VASP NEB that starts from the band of the neb stage."""
@@ -57,7 +60,11 @@ class HandoffMaker(StageMaker):
         home = Path(settings.folder) / name
         facts = {"formula": structure.composition.reduced_formula, **facts_of_band(band)}
         inputs = HandoffSettings(
-            functional=settings.functional, vacancy_charge=settings.vacancy_charge, ion=self.ion, vtst=settings.vtst
+            method=settings.method,
+            functional=settings.functional,
+            vacancy_charge=settings.vacancy_charge,
+            ion=self.ion,
+            vtst=settings.vtst,
         )
         if settings.hops == "limiting":
             results = [write_handoff(handed[0].images, home, inputs, {**facts, **handed[0].facts()})]
@@ -75,7 +82,7 @@ class HandoffMaker(StageMaker):
         notes = dict.fromkeys(note for result in results for note in result.notes)
         reasons = dict.fromkeys(result.potcar_reason for result in results if result.potcar == "spec")
         return {
-            "method": f"VASP NEB inputs ({settings.functional}) from a {band.potential} band",
+            "method": f"VASP {METHODS[settings.method]} inputs ({settings.functional}) from a {band.potential} band",
             "folder": str(home.resolve()),
             "files": files,
             "functional": settings.functional,

@@ -9,8 +9,10 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from .band_records import band_extxyz
+from .dft import METHODS
 from .dft_hops import ReadHop, read_hops, why_no_barrier
 from .documents import DftBandDocument, DftHopRecord, HandoffDocument
+from .folders import is_approx_neb
 from .stage import package_versions
 
 if TYPE_CHECKING:
@@ -59,7 +61,9 @@ def read_document(folder: Path, host: Structure, ion: str, handoff: HandoffDocum
     first, *others = hops
     found, species = next((hop.found, hop.species) for hop in hops if hop.found is not None)
     barriers = {name: None if lost or first.band is None else getattr(first.band, name) for name in _BARRIERS}
+    approx = is_approx_neb(found.manifest)
     facts: dict[str, Any] = {
+        "approx_neb": approx,
         "functional": found.functional,
         "hubbard_u_eV": found.hubbard_u_eV(species),
         "cutoff_eV": found.cutoff_eV,
@@ -75,6 +79,7 @@ def read_document(folder: Path, host: Structure, ion: str, handoff: HandoffDocum
     machine_learned = first.metadata.get("barrier_machine_learned_eV")
     if machine_learned is None and handoff is not None:
         machine_learned = handoff.barrier_machine_learned_eV
+    how = f"{_PROGRAMS[found.engine]} {METHODS['approx_neb' if approx else 'neb']}"
     return DftBandDocument(
         stage="dft",
         formula=host.composition.reduced_formula,
@@ -82,8 +87,7 @@ def read_document(folder: Path, host: Structure, ion: str, handoff: HandoffDocum
         atoms=len(host),
         structure_hash=host_hash,
         content_key=_content_key(host_hash, ion, [facts, *below], [hop.band for hop in hops]),
-        method=f"{_PROGRAMS[found.engine]} NEB ({found.functional or 'functional of the potentials'}), computed "
-        "elsewhere",
+        method=f"{how} ({found.functional or 'functional of the potentials'}), computed elsewhere",
         settings={key: value for key, value in found.tags.items() if key != "MAGMOM" and _is_plain(value)},
         versions=package_versions("pymatgen", "ase"),
         weights_sha256=None,
@@ -151,7 +155,8 @@ def standing(document: DftBandDocument) -> tuple[bool, int, int, float]:
 def replaces(new: DftBandDocument, old: DftBandDocument) -> bool:
     """Whether a later result counts instead of an earlier one: it came farther, or converged with other settings."""
     other_settings = any(
-        getattr(new, name) != getattr(old, name) for name in ("functional", "hubbard_u_eV", "cutoff_eV", "kpoints")
+        getattr(new, name) != getattr(old, name)
+        for name in ("approx_neb", "functional", "hubbard_u_eV", "cutoff_eV", "kpoints")
     )
     return new.converged if old.converged and other_settings else standing(new) >= standing(old)
 

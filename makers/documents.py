@@ -330,6 +330,9 @@ class DftBandDocument(StageDocument):
     default_quantity: ClassVar[Quantity] = Quantity.BARRIER_SPAN
 
     engine: str = "vasp"
+    approx_neb: bool = Field(
+        False, description="ApproxNEB: a single ion in the host without the others, held in each image; else a band."
+    )
     folder: str
     functional: str | None
     hubbard_u_eV: dict[str, float]

@@ -82,3 +82,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"{file} is no record of a hand-off ({error}); restore it, or remove it and name the material."
         ) from error
     return manifest
+
+
+def is_approx_neb(manifest: dict[str, Any]) -> bool:
+    """Whether a record of a hand-off is one of ApproxNEB."""
+    return manifest.get("settings", {}).get("method") == "approx_neb"

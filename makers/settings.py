@@ -240,6 +240,11 @@ class HandoffStageSettings(StageSettings):
     engine: Literal["vasp", "espresso"] = Field(
         "vasp", description="`vasp` writes inputs; `espresso` runs Quantum ESPRESSO's pw.x and gives a barrier."
     )
+    method: Literal["neb", "approx_neb"] = Field(
+        "neb",
+        description="A nudged elastic band of the crystal with a vacancy, or ApproxNEB: a single ion in the host "
+        "without the others, for electrodes, with `engine: vasp`.",
+    )
     hops: Literal["limiting", "all"] = Field(
         "limiting",
         description="The hop that limits the machine-learned barrier alone, or all hops of its path that have a band "
@@ -261,4 +266,11 @@ class HandoffStageSettings(StageSettings):
             raise ValueError("engine: espresso computes pbe and pbesol; pbe+u needs engine: vasp")
         if self.engine == "espresso" and self.vtst:
             raise ValueError("vtst is a build of VASP; leave it out with engine: espresso")
+        if self.method == "approx_neb":
+            if self.engine != "vasp":
+                raise ValueError("engine: espresso computes bands; method: approx_neb needs engine: vasp")
+            if self.vtst:
+                raise ValueError("vtst is for nudged elastic bands; leave it out with method: approx_neb")
+            if self.vacancy_charge == "compensated":
+                raise ValueError("method: approx_neb inserts the ion with its electron; leave vacancy_charge out")
         return self

@@ -85,6 +85,7 @@ class JudgedBand:
     energies: np.ndarray = field(default_factory=lambda: np.empty(0))
     forces: np.ndarray = field(default_factory=lambda: np.empty(0))
     positions: np.ndarray = field(default_factory=lambda: np.empty(0))
+    order: list[int] = field(default_factory=list)
     climbing: int | None = None
     slopes_known: bool = True
 
@@ -144,8 +145,7 @@ class JudgedBand:
         self._find_forces(tags, warnings)
         self._check_same_settings(folder, tags, endpoint_folders)
         self._check_convergence(tags)
-        if self.climbing is None:
-            warnings.append("No image climbed: the highest image lies at or below the saddle point.")
+        self._say_who_climbed(warnings)
         band_barrier(self.result(None), "of this folder")  # type: ignore[arg-type]
         barrier = float(self.energies.max() - min(self.energies[0], self.energies[-1]))
         if barrier > BandSettings.max_barrier_eV:
@@ -160,10 +160,10 @@ class JudgedBand:
     def _assemble(self, ion: str) -> None:
         """Bring all images into one order of atoms, without jumps by lattice vectors."""
         structures = [output.structure for output in self.outputs]
-        self.images, order = ordered_band(structures, ion)  # type: ignore[arg-type]
+        self.images, self.order = ordered_band(structures, ion)  # type: ignore[arg-type]
         self.positions = np.stack([image.cart_coords for image in self.images])
         self.energies = np.array([output.energy_eV for output in self.outputs])
-        self.forces = np.stack([output.forces_eV_per_A[order] for output in self.outputs])  # type: ignore[index]
+        self.forces = np.stack([output.forces_eV_per_A[self.order] for output in self.outputs])  # type: ignore[index]
 
     def _find_forces(self, tags: dict[str, Any], warnings: list[str]) -> None:
         """Bring the forces to those of DFT alone, and find those that must vanish."""
@@ -181,6 +181,10 @@ class JudgedBand:
     def _climbing(self, tags: dict[str, Any]) -> int | None:
         """Which image climbed; None where none did."""
         return climbing_image(self.energies) if tags.get("LCLIMB") else None
+
+    def _say_who_climbed(self, warnings: list[str]) -> None:
+        if self.climbing is None:
+            warnings.append("No image climbed: the highest image lies at or below the saddle point.")
 
     def _undo_springs(self, warnings: list[str]) -> None:
         """Put the true force along the band in the place of the VTST code's springs."""

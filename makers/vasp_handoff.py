@@ -1,4 +1,4 @@
-"""The hand-off to DFT: VASP nudged-elastic-band inputs that start from the band of a machine-learned potential.
+"""The hand-off to DFT: VASP inputs of a nudged elastic band, or of ApproxNEB, from a machine-learned band.
 
 Two ways lead from a band to VASP. :func:`write_handoff` writes a folder that a person carries to a cluster; it needs
 no POTCARs. :func:`neb_flow` builds the jobflow flow that runs the same inputs through atomate2. Both take their
@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from ase import Atoms
 
 from ..transport.errors import BandError, HopflowError
+from .approx_neb import insertion_band
 from .folders import MANIFEST, hop_folders, written_whole
+from .handoff_recipe import recipe
 from .vasp_inputs import HandoffSettings, electron_count, generators, hop_of, ordered_band, replace_endpoints
 
 if TYPE_CHECKING:
@@ -118,33 +120,24 @@ def write_handoff(
     HopflowError
         The folder holds VASP results, or something that is not a hand-off.
     """
-    from pymatgen.io.vasp import Poscar
-
     settings = settings or HandoffSettings()
     folder = Path(folder)
     refuse_to_overwrite(folder)
     band, order = ordered_band(images, settings.ion)
+    if settings.method == "approx_neb":
+        band, kept = insertion_band(band, settings.ion)
+        order = [order[index] for index in kept]
     neb, endpoint = generators(band, settings)
     potcar_reason = _why_no_potcar(neb, band[0])
 
     with written_whole(folder) as staging:
-        inputs = neb.get_input_set(band[0], potcar_spec=potcar_reason is not None)
-        if [site.specie for site in inputs["POSCAR"].structure] != [site.specie for site in band[0]]:
-            raise BandError("The input set orders its atoms otherwise than the band; report this crystal.")
-        inputs.write_input(staging)
-        (staging / "POSCAR").unlink()  # VASP reads the images' own
-        formula = band[0].composition.reduced_formula
-        for number, image in enumerate(band):
-            place = staging / f"{number:02d}"
-            place.mkdir()
-            Poscar(image, comment=f"{formula} image {number:02d} of {len(band) - 1:02d}").write_file(place / "POSCAR")
-            # VASP 6 with HDF5 compares each image's KPOINTS with the head folder's
-            inputs["KPOINTS"].write_file(place / "KPOINTS")
-        for name, image in zip(ENDPOINT_FOLDERS, (band[0], band[-1]), strict=True):
-            endpoint.get_input_set(image, potcar_spec=potcar_reason is not None).write_input(staging / name)
-
-        result = _result(folder, band, neb, inputs["INCAR"], settings, potcar_reason)
-        (staging / "README.txt").write_text(_recipe(result, settings, metadata or {}), encoding="utf-8")
+        spec = potcar_reason is not None
+        if settings.method == "approx_neb":
+            incar = _write_images(staging, band, endpoint, spec)
+        else:
+            incar = _write_band(staging, band, neb, endpoint, spec)
+        result = _result(folder, band, neb, incar, settings, potcar_reason)
+        (staging / "README.txt").write_text(recipe(result, settings, metadata or {}), encoding="utf-8")
         hashes = {
             str(path.relative_to(staging)): hashlib.sha256(path.read_bytes()).hexdigest()
             for path in sorted(staging.rglob("*"))
@@ -153,6 +146,46 @@ def write_handoff(
         result = HandoffResult(**{**_fields(result), "hashes": hashes})
         (staging / MANIFEST).write_text(_record(result, settings, metadata or {}, order), encoding="utf-8")
     return result
+
+
+def _write_band(
+    folder: Path,
+    band: Sequence[Structure],
+    neb: VaspInputGenerator,
+    endpoint: VaspInputGenerator,
+    potcar_spec: bool,
+) -> Mapping[str, Any]:
+    """Write the inputs of a band and those that relax its ends; returns the band's INCAR."""
+    from pymatgen.io.vasp import Poscar
+
+    inputs = neb.get_input_set(band[0], potcar_spec=potcar_spec)
+    if [site.specie for site in inputs["POSCAR"].structure] != [site.specie for site in band[0]]:
+        raise BandError("The input set orders its atoms otherwise than the band; report this crystal.")
+    inputs.write_input(folder)
+    (folder / "POSCAR").unlink()  # VASP reads the images' own
+    formula = band[0].composition.reduced_formula
+    for number, image in enumerate(band):
+        place = folder / f"{number:02d}"
+        place.mkdir()
+        Poscar(image, comment=f"{formula} image {number:02d} of {len(band) - 1:02d}").write_file(place / "POSCAR")
+        # VASP 6 with HDF5 compares each image's KPOINTS with the head folder's
+        inputs["KPOINTS"].write_file(place / "KPOINTS")
+    for name, image in zip(ENDPOINT_FOLDERS, (band[0], band[-1]), strict=True):
+        endpoint.get_input_set(image, potcar_spec=potcar_spec).write_input(folder / name)
+    return inputs["INCAR"]
+
+
+def _write_images(
+    folder: Path, band: Sequence[Structure], endpoint: VaspInputGenerator, potcar_spec: bool
+) -> Mapping[str, Any]:
+    """Write the inputs of images that relax each by itself; returns their INCAR."""
+    inputs: Any = None
+    for number, image in enumerate(band):
+        inputs = endpoint.get_input_set(image, potcar_spec=potcar_spec)
+        if [site.specie for site in inputs["POSCAR"].structure] != [site.specie for site in image]:
+            raise BandError("The input set orders its atoms otherwise than the band; report this crystal.")
+        inputs.write_input(folder / f"{number:02d}")
+    return inputs["INCAR"]
 
 
 def refuse_to_overwrite(folder: Path) -> None:
@@ -210,9 +243,15 @@ def _result(
             f"The cell carries {charge:+d} e against a uniform background, which shifts total energies; end points and "
             "images have the same shift to leading order."
         )
+    elif settings.method == "approx_neb":
+        notes.append(f"A single {settings.ion} is inserted, with its electron, into the host without the others.")
+        notes.append(
+            "The ion is held in each image, at its place in the machine-learned band of the full crystal: no image "
+            "climbs, and the path does not relax."
+        )
     else:
         notes.append("The vacancy is neutral: the crystal is left with a hole, which may localise and follow the ion.")
-    if not settings.vtst:
+    if not settings.vtst and settings.method == "neb":
         notes.append("Without VTST no image climbs: the highest image lies at or below the saddle point.")
     if any(abs(moment) >= 1 for moment in incar.get("MAGMOM", ())):
         notes.append("Moments start ferromagnetic unless the images carried others; antiferromagnets need their own.")
@@ -259,49 +298,6 @@ def _record(result: HandoffResult, settings: HandoffSettings, metadata: Mapping[
         "versions": {name: version(name) for name in ("atomate2", "pymatgen", "pymatgen-core")},
     }
     return json.dumps(jsanitize(document, recursive_msonable=True), indent=2, allow_nan=False) + "\n"
-
-
-def _recipe(result: HandoffResult, settings: HandoffSettings, metadata: Mapping[str, Any]) -> str:
-    """The text of ``README.txt``."""
-    last = f"{result.images + 1:02d}"
-    lines = [
-        f"VASP nudged elastic band of a {settings.ion} hop, {result.formula} ({result.atoms} atoms, "
-        f"{result.images} moving images).",
-        "The images are the band of a machine-learned potential.",
-        "",
-        *(f"{key}: {value}" for key, value in metadata.items()),
-        f"functional: {settings.functional}; cutoff {settings.encut_eV:g} eV; Hubbard U (eV): "
-        f"{result.hubbard_u_eV or 'none'}",
-        f"vacancy: {settings.vacancy_charge}; charge of the cell {result.charge_e:+d} e; valence electrons "
-        f"{result.electrons if result.electrons is not None else 'not listed for this potential set'}",
-        f"hop: atom {result.moving_atom + 1} of every POSCAR (counted from 1), {result.hop_length_A:.3f} Å",
-        "",
-        *result.notes,
-        "",
-        result.potcar_reason,
-        "",
-        "How to run it",
-        "-------------",
-    ]
-    steps = []
-    if result.potcar == "spec":
-        steps.append(
-            "In this folder and in both endpoint folders, make the POTCAR from POTCAR.spec:\n"
-            f"     pmg potcar --symbols {' '.join(result.potcar_symbols)} --functional {settings.potcar_functional}\n"
-            "   (pymatgen, with PMG_VASP_PSP_DIR set), or join the files of these potentials in this order."
-        )
-    steps += [
-        "Run VASP in endpoint_initial/ and in endpoint_final/. Both relax at fixed cell. Check that each reached its\n"
-        "   force limit and that the ion stayed in its site.",
-        f"Copy the relaxed end points into the band:\n"
-        "     cp endpoint_initial/CONTCAR 00/POSCAR; cp endpoint_initial/OUTCAR 00/OUTCAR\n"
-        f"     cp endpoint_final/CONTCAR {last}/POSCAR; cp endpoint_final/OUTCAR {last}/OUTCAR",
-        f"Run VASP in this folder on a number of ranks that {result.images} divides (one group of ranks an image).",
-        "Read the barrier as the highest image's energy minus the end point's, from the last ionic step of each\n"
-        "   OUTCAR (energy without entropy, sigma to 0). Count it only if every image reached the force limit.",
-    ]
-    lines += [f"{number}. {step}" for number, step in enumerate(steps, 1)]
-    return "\n".join(lines) + "\n"
 
 
 # -- the flow -----------------------------------------------------------------------------------------------------

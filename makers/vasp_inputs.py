@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from atomate2.vasp.sets.base import VaspInputGenerator
     from pymatgen.core import Structure
 
+Method = Literal["neb", "approx_neb"]
 Functional = Literal["pbe", "pbe+u", "pbesol"]
 VacancyCharge = Literal["neutral", "compensated"]
 Spin = Literal["auto", "on", "off"]
@@ -41,6 +42,9 @@ class HandoffSettings:
 
     Attributes
     ----------
+    method
+        ``neb``: a nudged elastic band. ``approx_neb``: a single ion in the host without the others, see
+        :mod:`.approx_neb`.
     functional
         ``pbe`` (default), ``pbe+u`` (Dudarev U values of the Materials Project, for oxides and fluorides of Co, Cr,
         Fe, Mn, Mo, Ni, V, W) or ``pbesol``.
@@ -72,6 +76,7 @@ class HandoffSettings:
         INCAR tags that overrule everything above, in band and end points alike.
     """
 
+    method: Method = "neb"
     functional: Functional = "pbe"
     vacancy_charge: VacancyCharge = "neutral"
     ion: str = "Li"
@@ -88,6 +93,7 @@ class HandoffSettings:
 
     def __post_init__(self) -> None:
         choices = {
+            "method": Method,
             "functional": Functional,
             "vacancy_charge": VacancyCharge,
             "spin": Spin,
@@ -101,6 +107,8 @@ class HandoffSettings:
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be greater than 0.")
         if self.vacancy_charge == "compensated":
+            if self.method == "approx_neb":
+                raise ValueError("method approx_neb inserts the ion with its electron; vacancy_charge must be neutral.")
             self.charge_of_ion()
 
     def charge_of_ion(self) -> int:
@@ -256,7 +264,7 @@ def _closest_contact_A(structure: Structure) -> float:
 
 
 def generators(band: Sequence[Structure], settings: HandoffSettings) -> tuple[VaspInputGenerator, VaspInputGenerator]:
-    """atomate2 input-set generators of the band and of its end points.
+    """atomate2 input-set generators of the band and of its end points; the latter's are those of ApproxNEB's images.
 
     Every tag that changes the energy (functional, cutoff, k-points, precision, smearing, spin, charge) is the same in
     both.
@@ -306,8 +314,10 @@ def generators(band: Sequence[Structure], settings: HandoffSettings) -> tuple[Va
         user_incar_settings=shared | path | settings.user_incar,
         **common,
     )
+    # the images of ApproxNEB relax as end points do, and all of them to one limit
+    limit = settings.max_force_eV_per_A if settings.method == "approx_neb" else settings.endpoint_max_force_eV_per_A
     endpoint = RelaxConstVolSetGenerator(
-        user_incar_settings=shared | {"EDIFFG": -settings.endpoint_max_force_eV_per_A} | settings.user_incar, **common
+        user_incar_settings=shared | {"EDIFFG": -limit} | settings.user_incar, **common
     )
     return neb, endpoint
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..transport.errors import CandidateError, Reason
-from .folders import read_manifest
+from .approx_neb_results import JudgedApproxBand
+from .folders import is_approx_neb, read_manifest
 from .vasp_checks import ComputedBand, JudgedBand
 from .vasp_handoff import ENDPOINT_FOLDERS
 from .vasp_images import ImageOutput, read_image
@@ -107,7 +108,9 @@ def read_band(folder: Path, ion: str) -> VaspBand:
         )
     warnings = _changed_inputs(folder, manifest)
     limit = _force_limit(tags, warnings)
-    judged = JudgedBand(outputs, limit, [None] * expected)
+    judged: JudgedBand = JudgedBand(outputs, limit, [None] * expected)
+    if is_approx_neb(manifest):
+        judged = JudgedApproxBand(outputs, limit, [None] * expected, folder=folder)
     found = judged.outcome(folder, ion, tags, endpoint_folders, warnings)
     return VaspBand(folder=folder, manifest=manifest, tags=tags, kpoints=mesh_text(folder), **found)
 

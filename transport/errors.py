@@ -40,6 +40,7 @@ class Reason(StrEnum):
     UNSUPPORTED_ELEMENT = "unsupported_element"
     NON_FINITE_ENERGY = "non_finite_energy"
     NO_HOPS = "no_hops"
+    NO_INSERTION_HOST = "no_insertion_host"
     TOO_MANY_HOPS = "too_many_hops"
     ENDPOINT_NOT_RELAXED = "endpoint_not_relaxed"
     ENDPOINT_RAN_AWAY = "endpoint_ran_away"
@@ -97,6 +98,7 @@ _SENTENCES: dict[Reason, str] = {
     Reason.MISSING_PARAMETERS: "The bond-valence table has no parameters for a pair of ions in this crystal.",
     Reason.UNSUPPORTED_ELEMENT: "The potential or network was not trained on an element of this crystal.",
     Reason.NON_FINITE_ENERGY: "The potential returned an energy or force that is not a finite number.",
+    Reason.NO_INSERTION_HOST: "Without its mobile ions the crystal holds nothing that could take an electron up.",
     Reason.NO_HOPS: "No hops of the mobile ion connect the crystal.",
     Reason.TOO_MANY_HOPS: "The crystal has more symmetry-unique hops than this stage accepts.",
     Reason.ENDPOINT_NOT_RELAXED: "An endpoint of the hop did not reach the force limit.",

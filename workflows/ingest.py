@@ -232,15 +232,16 @@ def summary(document: DftBandDocument) -> str:
     """Say what a DFT band gave, or how far it came, in one line."""
     u_values = ", ".join(f"U({element}) {u:g} eV" for element, u in document.hubbard_u_eV.items())
     how = ", ".join(part for part in (document.functional or "functional of the potentials", u_values) if part)
+    what = "ApproxNEB" if document.approx_neb else "DFT band"
     done = sum(image.energy_eV is not None for image in document.images)
     images = f"{done} of {document.images_expected} images"
     if document.other_hops:
         images += f" of the hop {document.hop_id}, one of {len(document.other_hops) + 1}"
     if document.barrier_span_eV is None:
-        return f"DFT band ({how}), {images} with energies, no barrier"
+        return f"{what} ({how}), {images} with energies, no barrier"
     climbing = "climbing image" if document.climbing_image is not None else "no climbing image"
     return (
-        f"DFT band ({how}; {images}, {climbing}) converged: {document.barrier_forward_eV:.3f} eV forward, "
+        f"{what} ({how}; {images}, {climbing}) converged: {document.barrier_forward_eV:.3f} eV forward, "
         f"{document.barrier_reverse_eV:.3f} eV reverse"
     )
 

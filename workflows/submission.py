@@ -34,7 +34,8 @@ class Submitted:
 def submit(database: Database, folder: Path) -> Submitted:
     """Put the jobs of a band on the launchpad: both end points, the band on them, the barrier.
 
-    The jobs have the category ``dft`` and are those of :func:`..makers.vasp_handoff.neb_flow`; a worker needs VASP, its
+    The jobs have the category ``dft`` and are those of :func:`..makers.vasp_handoff.neb_flow` or, for ApproxNEB, of
+    :func:`..makers.approx_neb.approx_neb_flow`; a worker needs VASP, its
     potentials and atomate2's settings.
 
     Parameters
@@ -52,6 +53,7 @@ def submit(database: Database, folder: Path) -> Submitted:
     """
     from jobflow.managers.fireworks import flow_to_workflow
 
+    from ..makers.approx_neb import approx_neb_flow
     from ..makers.folders import MANIFEST, read_manifest
     from ..makers.vasp_handoff import HandoffSettings, neb_flow
 
@@ -72,7 +74,10 @@ def submit(database: Database, folder: Path) -> Submitted:
     settings = HandoffSettings(**{key: value for key, value in manifest["settings"].items() if key in names})
     about: dict[str, Any] = {**manifest["metadata"], "handoff": str(folder.resolve()), "handoff_sha256": digest}
     formula = images[0].composition.reduced_formula
-    flow = neb_flow(images, settings, f"{formula} DFT-NEB", about)
+    if settings.method == "approx_neb":
+        flow = approx_neb_flow(images, settings, f"{formula} ApproxNEB", about)
+    else:
+        flow = neb_flow(images, settings, f"{formula} DFT-NEB", about)
     ids = database.launchpad.add_wf(flow_to_workflow(flow, metadata=about))
     return Submitted(formula, sorted(ids.values()))
 
@@ -96,7 +101,9 @@ def read_images(folder: Path, number: int) -> list[Structure]:
 
     try:
         images = [Poscar.from_file(folder / f"{n:02d}" / "POSCAR").structure for n in range(number)]
-        moments = Incar.from_file(folder / "INCAR").get("MAGMOM")
+        # ApproxNEB has no band, and one INCAR an image
+        file = folder / "INCAR" if (folder / "INCAR").is_file() else folder / "00" / "INCAR"
+        moments = Incar.from_file(file).get("MAGMOM")
     except (OSError, ValueError, IndexError) as error:
         raise HopflowError(f"{folder} is not whole ({error}); write the hand-off anew.") from error
     if moments is not None:

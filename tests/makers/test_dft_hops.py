@@ -166,6 +166,13 @@ def test_inputs_of_all_hops(
     assert inputs(crystal, neb, tmp_path).files == one.files
 
 
+def test_approx_neb_of_a_salt_is_refused(crystal: Structure, neb: BandDocument, tmp_path: Path) -> None:
+    with pytest.raises(CandidateError, match="Without Li there is Cl") as caught:
+        inputs(crystal, neb, tmp_path, method="approx_neb")
+    assert caught.value.reason is Reason.NO_INSERTION_HOST
+    assert list(tmp_path.glob("handoff/*")) == []
+
+
 def test_folders_of_several_materials_are_no_path(crystal: Structure, neb: BandDocument, tmp_path: Path) -> None:
     document = inputs(crystal, neb, tmp_path)
     above = Path(document.folder).parent

@@ -68,6 +68,27 @@ def test_settings_of_the_folder_are_those_of_the_jobs(ready: Database, folder: P
     )
 
 
+def test_approx_neb_is_submitted_as_it_was_written(
+    ready: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(SETTINGS, "PMG_VASP_PSP_DIR", None)
+    images = vacancy_images(Structure.from_file(DEMO / "LiCoO2.cif"), (2, 2, 1), places(DoubleWell(), IMAGES))
+    folder = write_handoff(images, tmp_path / "LiCoO2", HandoffSettings(method="approx_neb")).folder
+    found = submit(ready, folder)
+    assert len(found.fireworks) == IMAGES + 1
+    relaxed = []
+    for number in found.fireworks:
+        work = ready.launchpad.get_fw_by_id(number)
+        assert work.spec["_category"] == "dft"
+        job = MontyDecoder().process_decoded(work.tasks[0]["job"])
+        relaxed += [job.function_args[0]] if "image" in work.name else []
+    for structure, written in zip(relaxed, read_images(folder, IMAGES), strict=True):
+        assert structure.composition["Li"] == 1
+        assert structure.site_properties["magmom"] == written.site_properties["magmom"]
+        held = written.site_properties.get("selective_dynamics")
+        assert np.array_equal(structure.site_properties.get("selective_dynamics", [0]), [0] if held is None else held)
+
+
 def test_what_is_no_hand_off_is_refused(ready: Database, folder: Path, tmp_path: Path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(HopflowError, match="is no hand-off for VASP; name a folder"):
