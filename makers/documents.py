@@ -272,6 +272,26 @@ class BandDocument(BarrierDocument):
     )
 
 
+class PathBandDocument(StageDocument):
+    """The converged band of a given path with one potential, of a benchmark campaign."""
+
+    default_quantity: ClassVar[Quantity] = Quantity.BARRIER_SPAN
+
+    path_id: str
+    potential: str
+    barrier_span_eV: float = Field(description="Highest minus lowest image.")
+    barrier_forward_eV: float
+    barrier_reverse_eV: float
+    splined_span_eV: float | None
+    max_force_eV_per_A: float
+    evaluations: int = Field(description="Energies with forces, of killed and resumed runs together.")
+    endpoint_steps: int
+    steps: int
+    hops: int = Field(description="Hops that the path consists of.")
+    band_seconds: float = Field(description="Wall time of killed and resumed runs together.")
+    images_extxyz: str = Field(description="The band, as extended XYZ.")
+
+
 class HandoffDocument(StageDocument):
     """Inputs of a DFT-NEB, ready to be carried to a cluster."""
 

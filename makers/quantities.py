@@ -47,7 +47,7 @@ _FACTS: dict[Quantity, tuple[str, str, bool]] = {
     Quantity.ENERGY_ABOVE_HULL: ("energy above hull", "eV/atom", True),
     Quantity.BAND_GAP: ("band gap", "eV", False),
     Quantity.IMAGES_WRITTEN: ("images written", "", False),
-    Quantity.BARRIER_SPAN: ("DFT barrier of one hop, highest less lowest image", "eV", True),
+    Quantity.BARRIER_SPAN: ("barrier of the limiting hop, highest less lowest image", "eV", True),
 }
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..flows.funnel import Candidate, Funnel, level_flow
 from .assembly import build_funnel
+from .benchmark_spec import KIND, BandBenchmarkSpec, benchmark_funnel
 from .ledger import Ledger
 from .spec import CampaignSpec
 
@@ -21,6 +22,9 @@ MAX_WORKFLOW_BYTES = 8_000_000
 def funnel_of(ledger: Ledger) -> Funnel:
     """Build the funnel of a stored campaign anew from its stored specification."""
     document = ledger.document
+    if document.get("kind") == KIND:
+        spec = BandBenchmarkSpec.model_validate(document["spec"])
+        return benchmark_funnel(spec, Path(document["home"]), document["diaries"])
     return build_funnel(CampaignSpec.model_validate(document["spec"]), Path(document["home"]), document["diaries"])
 
 

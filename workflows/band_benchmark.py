@@ -361,7 +361,7 @@ def run_benchmark(
     from .path_bands import band_file_names
 
     rows = [path.row for path in selection.paths]
-    files = band_file_names([path.path_id for path in selection.paths])
+    files = list(band_file_names([path.path_id for path in selection.paths]))
     folders = {name: bands / re.sub(r"[^\w.-]+", "_", name).strip("_") for name in potentials}
     answers: dict[str, Sequence[BandAnswer]] = {}
     displacements: dict[str, Sequence[float | None]] = {}

@@ -22,6 +22,7 @@ from .mending import mend_half_done, rerun_lost
 from .spec import CampaignSpec, PropertyGate
 
 if TYPE_CHECKING:
+    from ..flows.funnel import Funnel
     from .candidates import Candidate as IntakeCandidate
     from .candidates import Intake
     from .database import Database
@@ -85,17 +86,25 @@ def _frozen_snapshot(home: Path, name: str, spec_hash: str) -> Path:
     return home / "snapshots" / f"{name}-{spec_hash[:12]}.json.gz"
 
 
+def fate_entry(candidate: IntakeCandidate) -> dict[str, Any] | None:
+    """Why a candidate cannot enter any stage; None where it can."""
+    if candidate.enters_funnel:
+        return None
+    reason = _FATE_REASONS.get(candidate.fate, Reason.UNREADABLE_STRUCTURE)
+    if candidate.error is not None:
+        reason = candidate.error.reason
+    status = Status.SKIPPED if candidate.fate == "duplicate" else Status.FAILED
+    entry = {"status": str(status), "reason": str(reason), "message": reason.sentence}
+    if candidate.error is not None:
+        entry.update(error_class=type(candidate.error).__name__, message=str(candidate.error))
+    return entry
+
+
 def intake_entry(candidate: IntakeCandidate, spec: CampaignSpec) -> dict[str, Any]:
     """Judge a candidate before any stage: its fate, and the gates on known properties."""
-    if not candidate.enters_funnel:
-        reason = _FATE_REASONS.get(candidate.fate, Reason.UNREADABLE_STRUCTURE)
-        if candidate.error is not None:
-            reason = candidate.error.reason
-        status = Status.SKIPPED if candidate.fate == "duplicate" else Status.FAILED
-        entry = {"status": str(status), "reason": str(reason), "message": reason.sentence}
-        if candidate.error is not None:
-            entry.update(error_class=type(candidate.error).__name__, message=str(candidate.error))
-        return entry
+    lost = fate_entry(candidate)
+    if lost is not None:
+        return lost
     for name in type(spec.properties).model_fields:
         gate: PropertyGate | None = getattr(spec.properties, name)
         if gate is None:
@@ -152,9 +161,6 @@ def launch(
     """
     entries = {c.material_id: intake_entry(c, spec) for c in intake.candidates}
     count = {s: sum(e["status"] == s for e in entries.values()) for s in Status}
-    fates: dict[str, int] = {}
-    for candidate in intake.candidates:
-        fates[str(candidate.fate)] = fates.get(str(candidate.fate), 0) + 1
     entered = count[Status.PASSED]
     summary = LaunchSummary(
         campaign=spec.name,
@@ -164,23 +170,57 @@ def launch(
         failed=count[Status.FAILED],
         skipped=count[Status.SKIPPED],
         workflows=-(-entered // spec.chunk_size),
-        fates=fates,
+        fates={str(fate): number for fate, number in intake.fates().items()},
     )
     if not intake.candidates:
         raise HopflowError("The campaign has no candidates: nothing was found where `materials` points.")
     if dry_run or database is None:
         return summary
-    document = _campaign_document(spec, intake, home)
-    existing = database.campaigns.find_one_and_update({"_id": spec.name}, {"$setOnInsert": document}, upsert=True)
-    if existing is not None and existing["spec_hash"] != spec.digest():
+    # A stage that is absent must stay absent when the specification is read again.
+    stored = spec.model_dump(mode="json", exclude_none=True)
+    document = campaign_document(spec.name, stored, spec.digest(), build_funnel(spec, home), intake, home)
+    document |= {"ion": spec.ion, "chunk_size": spec.chunk_size}
+    return launch_candidates(database, document, intake, entries, summary)
+
+
+def launch_candidates(
+    database: Database,
+    document: dict[str, Any],
+    intake: Intake,
+    entries: dict[str, dict[str, Any]],
+    summary: LaunchSummary,
+) -> LaunchSummary:
+    """Store a campaign and its candidates, and add the workflows that are missing.
+
+    Parameters
+    ----------
+    database
+        The open database.
+    document
+        Of the campaign, see :func:`campaign_document`.
+    intake
+        Its candidates.
+    entries
+        Of each candidate, how it fared before any stage.
+    summary
+        Is completed by what was done.
+
+    Raises
+    ------
+    HopflowError
+        Another campaign has the name.
+    """
+    name = document["name"]
+    existing = database.campaigns.find_one_and_update({"_id": name}, {"$setOnInsert": document}, upsert=True)
+    if existing is not None and existing["spec_hash"] != document["spec_hash"]:
         raise HopflowError(
-            f"A campaign {spec.name!r} with other settings is in the database already; give this one another name."
+            f"A campaign {name!r} with other settings is in the database already; give this one another name."
         )
     summary.already_launched = existing is not None and existing["state"] != "launching"
-    with in_turn(database, spec.name):
-        ledger = Ledger(database, spec.name)
+    with in_turn(database, name):
+        ledger = Ledger(database, name)
         if existing is not None:
-            mend_half_done(database, spec.name)
+            mend_half_done(database, name)
         _store_candidates(ledger, intake, entries)
         summary.workflows = add_missing_workflows(database, ledger, funnel_of(ledger), take_up(ledger))
     return summary
@@ -205,6 +245,10 @@ def _finish_launch(ledger: Ledger) -> None:
     from .snapshot import from_snapshot
 
     document = ledger.document
+    if document.get("kind") is not None:
+        raise HopflowError(
+            f"The launch of {ledger.campaign!r} was cut short; call `hopflow benchmark neb` as it was called before."
+        )
     frozen = _frozen_snapshot(Path(document["home"]), ledger.campaign, document["spec_hash"])
     if not frozen.exists():
         raise HopflowError(
@@ -215,21 +259,36 @@ def _finish_launch(ledger: Ledger) -> None:
     _store_candidates(ledger, intake, {c.material_id: intake_entry(c, spec) for c in intake.candidates})
 
 
-def _campaign_document(spec: CampaignSpec, intake: Intake, home: Path) -> dict[str, Any]:
-    funnel = build_funnel(spec, home)
+def campaign_document(
+    name: str, spec: dict[str, Any], digest: str, funnel: Funnel, intake: Intake, home: Path
+) -> dict[str, Any]:
+    """What the database keeps of a campaign, but for its ion and the size of its chunks.
+
+    Parameters
+    ----------
+    name
+        Of the campaign.
+    spec
+        Its specification, to be read again.
+    digest
+        SHA-256 of that.
+    funnel
+        Its stages.
+    intake
+        Its candidates.
+    home
+        Folder that receives checkpoints and hand-offs.
+    """
     gates = {stage.name: stage.gate for level in funnel.levels for stage in level}
     return {
-        "name": spec.name,
+        "name": name,
         "state": "launching",
         "created_at": now(),
-        # A stage that is absent must stay absent when the specification is read again.
-        "spec": spec.model_dump(mode="json", exclude_none=True),
-        "spec_hash": spec.digest(),
+        "spec": spec,
+        "spec_hash": digest,
         "home": str(home.absolute()),
         # Job uuids repeat when a campaign is launched anew in another database; what its jobs noted must not.
-        "diaries": f"{spec.name}-{uuid.uuid4().hex[:12]}",
-        "ion": spec.ion,
-        "chunk_size": spec.chunk_size,
+        "diaries": f"{name}-{uuid.uuid4().hex[:12]}",
         "source": intake.source,
         "snapshot_sha256": intake.snapshot_sha256,
         "database_version": intake.database_version,

@@ -89,9 +89,10 @@ def path_band_settings(changes: list[str]) -> PathBandSettings:
 
 def band_job(home: Path, settings: PathBandSettings, bands: Path | None = None) -> BandJob:
     """What rows are run with; bands are kept under the home folder."""
+    from ..makers.path_band import CHECKPOINTS
     from .path_bands import BandJob
 
-    return BandJob(settings, home / "checkpoints" / "path-bands", bands)
+    return BandJob(settings, home / "checkpoints" / CHECKPOINTS, bands)
 
 
 def collect_answers(

@@ -11,9 +11,12 @@ import typer
 
 from . import console
 from .cli_bands import band_job, collect_answers, path_band_settings
+from .cli_campaigns import count_of
 from .cli_stages import Settings
 
 if TYPE_CHECKING:
+    from ..makers.settings import PathBandSettings
+    from .band_benchmark import Selection
     from .path_bands import BandAnswer
 
 app = typer.Typer(help="Judge potentials against reference data.", no_args_is_help=True)
@@ -48,6 +51,14 @@ def benchmark_neb(
     seed: Annotated[int, typer.Option(min=0, help="Of the lot.")] = 0,
     settings: Settings = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
+    campaign: Annotated[
+        str | None,
+        typer.Option(
+            help="Put the paths on the launchpad as a campaign of this name, for `hopflow run`; called again, it takes "
+            "up what has been found.",
+            metavar="NAME",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the benchmark as JSON.")] = False,
 ) -> None:
     """Nudged elastic bands against reference barriers; interrupted, it goes on where it stood."""
@@ -81,7 +92,16 @@ def benchmark_neb(
         console.complain(f"No path of {data} is left to run.")
         raise typer.Exit(1)
 
+    if campaign is not None:
+        if workers != 1:
+            raise typer.BadParameter("--workers goes with `hopflow run` where the paths are a campaign.")
+        if not _launch_campaign(context, campaign, selection, list(chosen.values())):
+            console.complain(f"{campaign}: nothing has been run yet; `hopflow run {campaign}`, then call this again.")
+            return
+
     def run(name: str, rows: Sequence[dict[str, Any]], bands: Path) -> list[BandAnswer]:
+        if campaign is not None:
+            return _campaign_answers(context, campaign, name, bands)
         entries = (PathRow(row["path_id"], row, None) for row in rows)
         job = band_job(context.obj.home, chosen[name], bands)
         return collect_answers(answer_bands(entries, job, workers), name)
@@ -99,5 +119,42 @@ def benchmark_neb(
         console.say(benchmark_markdown(document).partition("\n\n")[2])
         console.say("")
         console.say(f"written to {output}: {', '.join(files)}, bands")
+    if campaign is not None:
+        _say_what_is_open(campaign, document)
     if not any(each["converged"] for each in document["converged"].values()):
         raise typer.Exit(1)
+
+
+def _launch_campaign(context: typer.Context, name: str, selection: Selection, settings: list[PathBandSettings]) -> bool:
+    """Launch the campaign or what is missing of it; returns whether it has any result."""
+    from .benchmark_campaign import launch_benchmark
+    from .benchmark_spec import BandBenchmarkSpec
+    from .database import create_indexes
+    from .ledger import Ledger
+
+    path_ids = [str(path.path_id) for path in selection.paths]
+    spec = BandBenchmarkSpec(name=name, potentials=settings, selection=selection.sentence, path_ids=path_ids)
+    with console.opened(context.obj) as database, console.quiet_stdout():
+        create_indexes(database)
+        summary = launch_benchmark(database, spec, selection, context.obj.home)
+        found = any(stage != "intake" for row in Ledger(database, name).rows() for stage in row["stages"])
+    if not summary.already_launched:
+        jobs = count_of(summary.entered * len(settings), "job")
+        console.complain(f"{name}: {count_of(summary.candidates, 'path')} launched as {jobs}.")
+    return found
+
+
+def _campaign_answers(context: typer.Context, name: str, potential: str, bands: Path) -> list[BandAnswer]:
+    from .benchmark_campaign import campaign_answers
+
+    with console.opened(context.obj, read_only=True) as database:
+        return campaign_answers(database, name, potential, bands)
+
+
+def _say_what_is_open(name: str, document: dict[str, Any]) -> None:
+    from .benchmark_campaign import NOT_RUN
+
+    counts = [each["reasons"].get(NOT_RUN, 0) for each in document["converged"].values()]
+    if any(counts):
+        left = count_of(sum(counts), "band")
+        console.complain(f"{name}: {left} not run yet; `hopflow run {name}` runs them, then call this again.")

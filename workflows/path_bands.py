@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..learning.worker_pools import worker_pool
+from ..makers.path_band import path_band
 from ..transport.errors import CandidateError, Reason, WeightsError
 
 if TYPE_CHECKING:
     from ..learning.path_rows import PathRow
+    from ..makers.documents import PathBandDocument
     from ..makers.settings import PathBandSettings
-    from ..transport.band_result import BandResult
     from ..transport.energies import Potential
 
 _DECIMALS = 5
@@ -123,6 +124,23 @@ class BandAnswer:
             key: round(value, _DECIMALS) if isinstance(value, float) else value for key, value in asdict(self).items()
         }
 
+    def of_document(self, document: PathBandDocument) -> BandAnswer:
+        """The same row with what a campaign's job found."""
+        barriers = ("barrier_forward_eV", "barrier_reverse_eV", "splined_span_eV", "max_force_eV_per_A")
+        names = (*barriers, "evaluations", "endpoint_steps", "steps", "hops", "potential", "method")
+        return replace(
+            self,
+            converged=True,
+            barrier_eV=document.barrier_span_eV,
+            seconds=document.band_seconds,
+            weights_sha256=document.weights_sha256 or "",
+            **{name: getattr(document, name) for name in names},
+        )
+
+    def without_barrier(self, reason: str, error: str, seconds: float = 0.0) -> BandAnswer:
+        """The same row without a barrier, and why."""
+        return replace(self, reason=reason, error=error, seconds=seconds)
+
     def refused(self, error: Exception) -> BandAnswer:
         """The same row without a barrier, and why."""
         if isinstance(error, CandidateError):
@@ -162,7 +180,7 @@ def answer_band(entry: PathRow, job: BandJob, file_name: str | None = None) -> B
     try:
         if entry.row is None:
             raise entry.error or CandidateError(f"{entry.path_id} holds no path.", Reason.UNREADABLE_STRUCTURE)
-        result = row_band(entry.row, job, potential)
+        result = path_band(entry.row, job.settings, potential, job.checkpoints)
         if job.bands is not None and file_name is not None:
             job.bands.mkdir(parents=True, exist_ok=True)
             result.to_extxyz(job.bands / file_name)
@@ -187,24 +205,6 @@ def answer_band(entry: PathRow, job: BandJob, file_name: str | None = None) -> B
         hops=result.hops,
         barrier_upper_bound_eV=result.barrier_upper_bound_eV,
     )
-
-
-def row_band(row: dict[str, Any], job: BandJob, potential: Potential) -> BandResult:
-    """The band of a row of a path table.
-
-    Raises
-    ------
-    CandidateError
-        The row is no path that a band can start from, or the potential cannot answer for it.
-    """
-    from ..transport.neb import band_key, run_band
-    from ..transport.path_checks import check_band_path
-    from ..transport.paths import MigrationPath
-
-    path = MigrationPath.from_row(row)
-    check_band_path(path)
-    settings = job.settings.band()
-    return run_band(path, potential, settings, job.checkpoints / f"{band_key(path, potential, settings)[:32]}.npz")
 
 
 def answer_bands(rows: Iterable[PathRow], job: BandJob, workers: int = 1) -> Iterator[BandAnswer]:

@@ -148,7 +148,7 @@ def test_a_converged_band_stands_beside_the_other_stages(campaign: Database, cam
     assert outcome_table(rows, ledger.stages).columns[-2]._cells[0].plain == "0.45"
     told = dict(story(rows[0], history(ledger, ledger.row("Li2O")), ledger.stages))
     line = next(text for lead, text in told.items() if "dft" in lead)
-    assert "DFT barrier of one hop" in line
+    assert "barrier of the limiting hop" in line
     assert "0.451 eV forward, 0.391 eV reverse" in line
     assert next(iter(told.values())) == "on the shortlist"
 
