@@ -17,8 +17,18 @@ LOWER_SITE_EV = 0.1
 """A band that dips farther than this below both end points joins sites that are none."""
 
 
-def band_barrier(result: BandResult, hop_id: str) -> float:
+def band_barrier(result: BandResult, hop_id: str, ends_are_sites: bool = True) -> float:
     """Return the barrier of a band, highest less lowest image in eV.
+
+    Parameters
+    ----------
+    result
+        The band.
+    hop_id
+        Name of the hop.
+    ends_are_sites
+        Whether the ion is known to rest at the ends, as at sites of the crystal; voids are guesses, and an ion that
+        rests between two of them has the same barrier on its way.
 
     Raises
     ------
@@ -29,14 +39,19 @@ def band_barrier(result: BandResult, hop_id: str) -> float:
         raise NotConvergedError(
             f"The band of hop {hop_id} has no barrier: {result.message}", result.reason or Reason.NOT_CONVERGED
         )
-    depth = float(min(result.energies_eV[0], result.energies_eV[-1]) - result.energies_eV.min())
-    if depth > LOWER_SITE_EV:
+    depth = site_below_ends_eV(result)
+    if ends_are_sites and depth > LOWER_SITE_EV:
         raise NotConvergedError(
             f"The band of hop {hop_id} passes a site {depth:.2f} eV below its end points, so the ion does not rest "
             "where the structure says; relax the structure and run it again.",
             Reason.LOWER_SITE_ON_PATH,
         )
     return result.barrier_span_eV
+
+
+def site_below_ends_eV(result: BandResult) -> float:
+    """How far a band dips below its lower end point, in eV."""
+    return float(min(result.energies_eV[0], result.energies_eV[-1]) - result.energies_eV.min())
 
 
 def band_extxyz(result: BandResult) -> str:

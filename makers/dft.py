@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from ..transport.errors import CandidateError
+from ..transport.errors import CandidateError, Reason
 from .documents import BandDocument, BandRecord, HandoffDocument, StageDocument
 from .folders import MANIFEST, hop_folder_name, written_whole
 from .settings import HandoffStageSettings
@@ -148,6 +148,11 @@ def handed_bands(
     band = prior.get("neb")
     if not isinstance(band, BandDocument) or band.images_extxyz is None:
         raise CandidateError("A DFT band needs the band of the neb stage; run neb first.")
+    if band.mechanism != "vacancy":
+        raise CandidateError(
+            "DFT begins from bands of vacancy hops; run the neb stage with `mechanism: vacancy`, or leave dft out.",
+            Reason.INCONSISTENT_BAND,
+        )
     texts = [band.images_extxyz, *(band.other_bands_extxyz.values() if hops == "all" else ())]
     found = []
     for number, text in enumerate(texts):

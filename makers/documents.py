@@ -262,6 +262,7 @@ class BandDocument(BarrierDocument):
     """Climbing-image bands of the hops on the cheapest percolating path."""
 
     potential: str
+    mechanism: str = Field("vacancy", description="Hops into a vacancy, or `interstitial`: of one ion more.")
     bands: list[BandRecord]
     images_extxyz: str | None = Field(None, description="The band that limits the barrier, as extended XYZ.")
     hops_on_path: list[str] = Field(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from ..transport.errors import NotConvergedError, Reason
-from .band_records import band_barrier, band_extxyz, band_record
+from .band_records import LOWER_SITE_EV, band_barrier, band_extxyz, band_record, site_below_ends_eV
 from .documents import BandDocument, BandRecord, HopBarrierDocument, StageDocument
 from .settings import BandStageSettings, HopBarrierStageSettings
 from .stage import StageMaker, finite_or_none
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class BandMaker(StageMaker):
-    """Climbing-image NEB of vacancy hops with relaxed end points."""
+    """Climbing-image NEB of hops with relaxed end points."""
 
     name: str = "neb"
     settings: BandStageSettings = field(default_factory=BandStageSettings)
@@ -34,6 +34,10 @@ class BandMaker(StageMaker):
     packages: ClassVar[tuple[str, ...]] = ("numpy", "torch", "mace-torch", "matgl", "ase", "pymatgen")
     category: ClassVar[str] = "gpu"
     fan_out: ClassVar[bool] = True
+
+    def needs_the_ion(self) -> bool:
+        """One ion more may be inserted into a crystal without any."""
+        return self.settings.mechanism == "vacancy"
 
     def compute(
         self, structure: Structure, prior: Mapping[str, StageDocument], checkpoint: Path | None
@@ -51,10 +55,12 @@ class BandMaker(StageMaker):
         """
         from ..potentials.registry import load_potential
         from ..transport.hops import enumerate_hops, hop_path, limiting_hops, network_barriers
+        from ..transport.interstitial_hops import enumerate_interstitial_hops
         from ..transport.neb import BandSettings, run_band
 
         settings = self.settings
-        network = enumerate_hops(structure, self.ion)
+        interstitial = settings.mechanism == "interstitial"
+        network = (enumerate_interstitial_hops if interstitial else enumerate_hops)(structure, self.ion)
         needed = limiting_hops(network, _predicted_barriers(network, settings.min_length_A, prior.get("gnn")))
         potential = load_potential(settings.potential, dtype=settings.dtype)
         band_settings = BandSettings(
@@ -78,7 +84,10 @@ class BandMaker(StageMaker):
                 barriers[index] = 0.0
                 warnings.append(f"The sites of hop {hop.hop_id} relax into one; the path is taken to be open there.")
                 continue
-            barriers[index] = band_barrier(results[index], hop.hop_id)
+            barriers[index] = band_barrier(results[index], hop.hop_id, ends_are_sites=not interstitial)
+            depth = site_below_ends_eV(results[index])
+            if depth > LOWER_SITE_EV:
+                warnings.append(f"On hop {hop.hop_id} the ion rests between the voids, {depth:.2f} eV lower.")
         banded = {index: result for index, result in results.items() if result.converged}
         if not banded:
             raise NotConvergedError(
@@ -97,12 +106,13 @@ class BandMaker(StageMaker):
         values = [finite_or_none(barrier) for barrier in percolation.thresholds_eV]
         limiting = max(banded, key=lambda index: barriers[index])
         return {
-            "method": f"climbing-image NEB of vacancy hops, relaxed end points, {potential.method}",
+            "method": f"climbing-image NEB of {settings.mechanism} hops, relaxed end points, {potential.method}",
             "barrier_1d_eV": values[0],
             "barrier_2d_eV": values[1],
             "barrier_3d_eV": values[2],
             "dimension": sum(value is not None for value in values),
             "potential": potential.name,
+            "mechanism": settings.mechanism,
             "bands": [_record(network.hops[index], result) for index, result in results.items()],
             "images_extxyz": band_extxyz(results[limiting]),
             "hops_on_path": [network.hops[index].hop_id for index in needed],

@@ -125,6 +125,11 @@ class BandStageSettings(StageSettings):
     """Settings of the neb stage: climbing-image nudged elastic bands of vacancy hops."""
 
     potential: str = Field("mace-mp-0-small", description="Name of the potential; `hopflow models list` shows them.")
+    mechanism: Literal["vacancy", "interstitial"] = Field(
+        "vacancy",
+        description="Hops of an ion into a vacancy, or of one ion more from void to void; the latter also in crystals "
+        "without the ion.",
+    )
     dtype: Literal["float32", "float64"] = Field("float64", description="Precision of the potential.")
     images: int = Field(5, ge=1, le=25, description="Images between the end points.")
     max_force_eV_per_A: float = Field(0.1, gt=0, description="Convergence limit of the band's forces, in eV/Å.")

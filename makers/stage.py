@@ -127,6 +127,10 @@ class StageMaker(Maker):
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
+    def needs_the_ion(self) -> bool:
+        """Whether a crystal without the mobile ion cannot be answered."""
+        return True
+
     def needs(self) -> tuple[str, ...]:
         """Stages whose documents the result depends on."""
         return ()
@@ -161,9 +165,13 @@ class StageMaker(Maker):
         from ..transport.structures import check_structure, structure_hash
 
         started = time.perf_counter()
-        check_structure(structure, self.ion, partial_occupancies=self.partial_occupancies)
+        asked: dict[str, Any] = {
+            "partial_occupancies": self.partial_occupancies,
+            "ion_required": self.needs_the_ion(),
+        }
+        check_structure(structure, self.ion, **asked)
         cell = primitive_cell(structure)
-        check_structure(cell, self.ion, self.settings.max_atoms, partial_occupancies=self.partial_occupancies)
+        check_structure(cell, self.ion, self.settings.max_atoms, **asked)
         key = self.content_key(structure, prior)
         checkpoint = None
         if checkpoint_folder is not None:

@@ -69,6 +69,9 @@ class HopNetwork:
         The smallest hop length at which it does, in Angstrom.
     symmetry
         Space-group operations and primitive lattice of the structure.
+    interstice_symbol
+        Element that stands for voids in the structure, where hops are those of an ion more between them; None for
+        hops into vacancies.
     """
 
     ion: str
@@ -80,6 +83,7 @@ class HopNetwork:
     dimension: int
     cutoff_A: float
     symmetry: CrystalSymmetry
+    interstice_symbol: str | None = None
 
     def percolate(self, edge_energies: np.ndarray) -> Percolation:
         """Percolation of the network when edge ``k`` costs ``edge_energies[k]`` and every site nothing."""

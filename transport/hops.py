@@ -1,6 +1,7 @@
-"""Vacancy hops of the mobile ion: which there are, which are alike by symmetry, and their paths in a supercell.
+"""Hops of the mobile ion: which there are, which are alike by symmetry, and their paths in a supercell.
 
-A hop is an edge between two sites of the mobile species: the ion at one moves into a vacancy at the other. The
+A vacancy hop is an edge between two sites of the mobile species: the ion at one moves into a vacancy at the other. Hops
+of an ion more between voids are those of :mod:`.interstitial_hops`. The
 enumeration follows the percolating-hop protocol of Dembitskiy et al. (npj Comput. Mater. 11, 131 (2025)): straight
 edges that keep clear of the framework, up to the smallest cutoff at which the network reaches its highest dimension.
 """
@@ -72,9 +73,46 @@ def enumerate_hops(
     if len(mobile) == 0:
         raise NoMobileIonError(f"{structure.composition.reduced_formula} holds no {ion}; name another mobile ion.")
 
+    return percolating_network(structure, ion, mobile, max_distance_A, framework_clearance_A, symprec)
+
+
+def percolating_network(
+    structure: Structure,
+    ion: str,
+    mobile: np.ndarray,
+    max_distance_A: float,
+    framework_clearance_A: float,
+    symprec: float,
+    interstice_symbol: str | None = None,
+) -> HopNetwork:
+    """Network of the straight hops between some sites, up to the smallest cutoff that reaches the highest dimension.
+
+    Parameters
+    ----------
+    structure
+        Ordered crystal.
+    ion
+        Element symbol of the mobile ion.
+    mobile
+        Indices of the sites that hops join, ascending.
+    max_distance_A, framework_clearance_A, symprec
+        As for :func:`enumerate_hops`.
+    interstice_symbol
+        Element of these sites where they are voids.
+
+    Raises
+    ------
+    NoHopsError
+        No network of hops up to ``max_distance_A`` crosses the crystal.
+    """
     edges, images, lengths = _straight_edges(structure, mobile, max_distance_A, framework_clearance_A)
+    formula = structure.composition.reduced_formula
+    if interstice_symbol is not None:
+        atoms = structure.copy()
+        atoms.remove_species([interstice_symbol])
+        formula = atoms.composition.reduced_formula
     none = (
-        f"No {ion} hops up to {max_distance_A:g} A connect {structure.composition.reduced_formula} across its cell; "
+        f"No {ion} hops up to {max_distance_A:g} A connect {formula} across its cell; "
         "raise max_distance_A or look at another ion."
     )
     if len(edges) == 0:
@@ -95,6 +133,7 @@ def enumerate_hops(
     kept = orbit_length[orbit] <= cutoff_A + _LENGTH_TOLERANCE_A
     edges, images, lengths, orbit = edges[kept], images[kept], lengths[kept], orbit[kept]
     hops, edge_to_unique = [], np.empty(len(edges), dtype=int)
+    name, base = (ion, 0) if interstice_symbol is None else ("void", int(mobile[0]))
     by_length = sorted(
         np.unique(orbit), key=lambda k: (round(float(orbit_length[k]), 4), np.flatnonzero(orbit == k)[0])
     )
@@ -104,9 +143,11 @@ def enumerate_hops(
         # The member that crosses the fewest cell faces reads best; ties go to the lowest site indices.
         first = min(members, key=lambda e: (int(np.abs(images[e]).sum()), tuple(edges[e]), tuple(images[e])))
         (start, end), image = edges[first].tolist(), tuple(int(x) for x in images[first])
-        hop_id = f"{ion}{start}-{ion}{end}[{image[0]},{image[1]},{image[2]}]"
+        hop_id = f"{name}{start - base}-{name}{end - base}[{image[0]},{image[1]},{image[2]}]"
         hops.append(Hop(index, start, end, image, float(lengths[first]), len(members), hop_id))  # type: ignore[arg-type]
-    return HopNetwork(ion, structure, hops, edges, images, edge_to_unique, dimension, cutoff_A, symmetry)
+    return HopNetwork(
+        ion, structure, hops, edges, images, edge_to_unique, dimension, cutoff_A, symmetry, interstice_symbol
+    )
 
 
 def _straight_edges(
@@ -190,7 +231,7 @@ def _symmetry_orbits(symmetry: CrystalSymmetry, edges: np.ndarray, images: np.nd
 
 
 def hop_path(network: HopNetwork, hop: Hop, images: int = 5, min_length_A: float = 8.0) -> MigrationPath:
-    """Straight path of a vacancy hop in a supercell.
+    """Straight path of a hop in a supercell.
 
     Parameters
     ----------
@@ -205,8 +246,8 @@ def hop_path(network: HopNetwork, hop: Hop, images: int = 5, min_length_A: float
     Returns
     -------
     MigrationPath
-        The ion moves from ``site_start`` to ``site_end``, whose own ion is left out; all other atoms are the
-        framework, the mobile ones among them included.
+        The ion moves from ``site_start`` to ``site_end``, whose own ion is left out where it has one; all other
+        atoms are the framework, the mobile ones among them included.
 
     Raises
     ------
@@ -219,10 +260,13 @@ def hop_path(network: HopNetwork, hop: Hop, images: int = 5, min_length_A: float
     matrix = structure.lattice.matrix
     start = structure.frac_coords[hop.site_start] @ matrix
     end = (structure.frac_coords[hop.site_end] + np.array(hop.image)) @ matrix
-    ends = [supercell.atom_at(point, network.ion) for point in (start, end)]
+    ends = [supercell.atom_at(point, network.interstice_symbol or network.ion) for point in (start, end)]
     if ends[0] == ends[1]:
         raise StructureError(f"Both ends of hop {hop.hop_id} are the same atom of the supercell; raise its length.")
-    others = np.delete(np.arange(len(supercell.species)), ends)
+    if network.interstice_symbol is None:
+        others = np.delete(np.arange(len(supercell.species)), ends)
+    else:
+        others = np.flatnonzero(np.asarray(supercell.species).astype(str) != network.interstice_symbol)
     # Whole cells are taken off all points alike, so that the path starts in the cell and stays continuous.
     path = (start + np.linspace(0.0, 1.0, images)[:, None] * (end - start)) @ np.linalg.inv(supercell.lattice)
     return MigrationPath(

@@ -221,7 +221,7 @@ def interstitial_network(
     settings = settings or InterstitialNetworkSettings()
     started = time.perf_counter()
     check_structure(structure, ion, partial_occupancies=True)
-    decorated, states_from, warnings = _decorated(structure, ion, oxidation_states)
+    decorated, states_from, warnings = decorated_structure(structure, ion, oxidation_states)
     framework = framework_radii(decorated, ion, settings.radii, settings.given_radii_A)
     warnings += framework.notes
     if len(framework.sites) == 0:
@@ -294,10 +294,25 @@ def _point(frac_coords: np.ndarray) -> tuple[float, float, float]:
     return x, y, z
 
 
-def _decorated(
+def decorated_structure(
     structure: Structure, ion: str, oxidation_states: Mapping[str, float] | None
 ) -> tuple[Structure, str, list[str]]:
-    """The structure with charges if any can be had, how they were found, and sentences about them."""
+    """The structure with charges if any can be had, how they were found, and sentences about them.
+
+    Parameters
+    ----------
+    structure
+        The crystal.
+    ion
+        Element symbol of the mobile ion.
+    oxidation_states
+        Charges by element symbol that win over any assignment.
+
+    Raises
+    ------
+    OxidationStateError
+        The oxidation states that were given do not fit.
+    """
     from .errors import OxidationStateError
     from .structures import assign_oxidation_states
 

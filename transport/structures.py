@@ -43,7 +43,11 @@ _BIN_SHIFT = 1 - 0.41667
 
 
 def check_structure(
-    structure: Structure, ion: str, max_atoms: int | None = None, partial_occupancies: bool = False
+    structure: Structure,
+    ion: str,
+    max_atoms: int | None = None,
+    partial_occupancies: bool = False,
+    ion_required: bool = True,
 ) -> None:
     """Refuse a structure that no stage can use.
 
@@ -60,6 +64,8 @@ def check_structure(
         both be full: their occupancies add up to one at most, as those of an atom that is split over several
         positions do, with a tenth for the uncertainty of refined occupancies. Sites that could be full at once are
         refused as they are in an ordered crystal, and so is a site whose occupancies add up to more than 1.02.
+    ion_required
+        Refuse a structure without the ion.
 
     Raises
     ------
@@ -73,7 +79,7 @@ def check_structure(
     if atoms == 0:
         raise StructureError("The structure holds no atoms.", Reason.EMPTY_STRUCTURE)
     name = structure.composition.reduced_formula
-    if ion not in {element.symbol for species in structure.species_and_occu for element in species}:
+    if ion_required and ion not in {element.symbol for species in structure.species_and_occu for element in species}:
         raise NoMobileIonError(f"The structure {name} contains no {ion}; choose another mobile ion or leave it out.")
     occupancies = np.array([site.species.num_atoms for site in structure])
     if not structure.is_ordered:

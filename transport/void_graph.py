@@ -122,7 +122,7 @@ def merge_coincident(graph: VoidGraph, lattice: np.ndarray, distance_A: float) -
     Groups that would reach around the crystal stay apart.
     """
     groups, shifts = coincident(graph.frac_coords, lattice, distance_A)
-    groups, shifts = _without_chains(graph.frac_coords, lattice, distance_A, groups, shifts)
+    groups, shifts = without_chains(graph.frac_coords, lattice, distance_A, groups, shifts)
     return _without_copies(_contracted(graph, groups, shifts, -graph.radii_A), lattice, distance_A)
 
 
@@ -163,7 +163,7 @@ def merge_close(graph: VoidGraph, lattice: np.ndarray, distance_A: float, ranks:
         if len(centres) == 0:
             continue
         own, own_shifts = coincident(graph.frac_coords[centres], lattice, distance_A)
-        own, own_shifts = _without_chains(graph.frac_coords[centres], lattice, distance_A, own, own_shifts)
+        own, own_shifts = without_chains(graph.frac_coords[centres], lattice, distance_A, own, own_shifts)
         groups[centres], shifts[centres] = own + count, own_shifts
         count = int(groups.max()) + 1
         claims: dict[int, tuple[float, int, np.ndarray]] = {}
@@ -176,10 +176,22 @@ def merge_close(graph: VoidGraph, lattice: np.ndarray, distance_A: float, ranks:
     return _contracted(graph, groups, shifts, ranks)
 
 
-def _without_chains(
+def without_chains(
     frac: np.ndarray, lattice: np.ndarray, distance_A: float, groups: np.ndarray, shifts: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Take groups apart that are connected with their own images, or longer than twice the distance."""
+    """Take groups apart that are connected with their own images, or longer than twice the distance.
+
+    Parameters
+    ----------
+    frac
+        Fractional coordinates of the points, shape (points, 3).
+    lattice
+        Cell vectors as rows, in Angstrom.
+    distance_A
+        The distance that made the groups.
+    groups, shifts
+        As :func:`.periodic_points.coincident` returns them.
+    """
     pairs, cells = neighbour_pairs(frac, lattice, distance_A)
     i, j = pairs[:, 0], pairs[:, 1]
     around = (shifts[i] + cells != shifts[j]).any(axis=1) & (groups[i] == groups[j])

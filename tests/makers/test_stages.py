@@ -43,7 +43,7 @@ from maggma.stores import MemoryStore
 from pair_potential import PairPotential
 from places import DEMO
 from pydantic import ValidationError
-from pymatgen.core import Structure
+from pymatgen.core import Lattice, Structure
 
 
 @pytest.fixture(scope="module")
@@ -304,6 +304,31 @@ def test_neb_keeps_the_band_of_every_hop_of_the_path(tmp_path: Path) -> None:
     settings = HandoffStageSettings(folder=str(tmp_path), hops="all")
     written = HandoffMaker(settings=settings).evaluate(crystal, {"neb": document})
     assert written.hop_ids == [limiting, hop_id]
+
+
+@pytest.mark.weights
+def test_neb_of_one_ion_more(tmp_path: Path) -> None:
+    """Interstitial hops, in a salt and in a host that holds no lithium; DFT does not begin from them."""
+    maker = BandMaker(settings=QUICK_BAND.model_copy(update={"mechanism": "interstitial"}))
+    salt = Structure.from_file(DEMO / "LiCl.cif")
+    document = maker.evaluate(salt)
+    assert isinstance(document, BandDocument)
+    assert document.mechanism == "interstitial"
+    assert "of interstitial hops" in document.method
+    images = read(io.StringIO(document.images_extxyz), index=":", format="extxyz")
+    assert {image.symbols.count("Li") - image.symbols.count("Cl") for image in images} == {1}
+    assert document.bands[0].hop_id.startswith("void")
+    assert document.content_key != BandMaker(settings=QUICK_BAND).content_key(salt)
+    with pytest.raises(CandidateError, match="begins from bands of vacancy hops"):
+        HandoffMaker(settings=HandoffStageSettings(folder=str(tmp_path))).evaluate(salt, {"neb": document})
+    rutile = Structure.from_spacegroup(
+        "P4_2/mnm", Lattice.tetragonal(4.594, 2.959), ["Ti", "O"], [[0, 0, 0], [0.305, 0.305, 0]]
+    )
+    host = maker.evaluate(rutile)
+    assert host.formula == "TiO2"
+    assert 0.0 < host.barrier_1d_eV < 0.4
+    with pytest.raises(NoMobileIonError):
+        BandMaker(settings=QUICK_BAND).evaluate(rutile)
 
 
 @pytest.mark.weights
