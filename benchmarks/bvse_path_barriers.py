@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from pymatgen.core import Structure
+    pass
 
 #: Routes of one hop stay this close (Angstrom) to the straight line between its ends; wide enough for a curved band,
 #: narrower than the way to the next site.
@@ -38,8 +38,10 @@ KINDS = ("percolation", "route_span", "route_forward", "hop_span", "hop_forward"
 
 def path_barriers(row: dict[str, Any], spacing_A: float) -> dict[str, Any]:
     """Barriers of one path in eV by kind, or ``{"refused": reason code, "message": sentence}``."""
+    from hopflow.transport.bond_valence_paths import decorated_path_host
     from hopflow.transport.bvse import BondValenceSettings, bond_valence_field, bond_valence_percolation
     from hopflow.transport.errors import CandidateError
+    from hopflow.transport.paths import MigrationPath
     from hopflow.transport.percolation import level_map
 
     ion = row["migrating_ion"]
@@ -47,7 +49,7 @@ def path_barriers(row: dict[str, Any], spacing_A: float) -> dict[str, Any]:
     lattice = np.asarray(row["lattice"], dtype=float)
     settings = BondValenceSettings(spacing_A=spacing_A)
     try:
-        decorated = decorated_host(row)
+        decorated = decorated_path_host(MigrationPath.from_row(row))
         result = bond_valence_percolation(decorated, ion, settings)
         values = bond_valence_field(decorated, ion, settings).values
     except CandidateError as error:
@@ -72,30 +74,6 @@ def path_barriers(row: dict[str, Any], spacing_A: float) -> dict[str, Any]:
         found[f"{kind}_span"] = float(level - min(bottoms))
         found[f"{kind}_forward"] = float(level - bottoms[0])
     return found
-
-
-def decorated_host(row: dict[str, Any]) -> Structure:
-    """The path's crystal with oxidation states.
-
-    A vacancy hop leaves one of its two sites empty; the charges are those of the full crystal, so both are filled. An
-    ion alone in a host (no other ion of its element in the framework) reduces the host by its own charge only.
-    """
-    from hopflow.transport.errors import OxidationStateError
-    from hopflow.transport.structures import assign_oxidation_states
-    from pymatgen.core import Structure
-
-    ion, path = row["migrating_ion"], row["path_frac_coords"]
-    framework = np.reshape(row["framework_frac_coords"], (-1, 3))
-    crystals = [
-        Structure(row["lattice"], [ion] * len(ends) + row["framework_species"], np.vstack([ends, framework]))
-        for ends in ([path[0], path[-1]], [path[0]])
-    ]
-    if ion in row["framework_species"]:
-        try:
-            return assign_oxidation_states(crystals[0], ion)
-        except OxidationStateError:
-            pass
-    return assign_oxidation_states(crystals[1], ion)
 
 
 def basin(values: np.ndarray, lattice: np.ndarray, frac: np.ndarray) -> tuple[int, float]:

@@ -65,6 +65,7 @@ class BandMaker(StageMaker):
         potential = load_potential(settings.potential, dtype=settings.dtype)
         band_settings = BandSettings(
             images=settings.images,
+            interpolation=settings.interpolation,
             max_force_eV_per_A=settings.max_force_eV_per_A,
             max_steps=settings.max_steps,
             min_length_A=settings.min_length_A,

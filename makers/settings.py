@@ -132,6 +132,11 @@ class BandStageSettings(StageSettings):
     )
     dtype: Literal["float32", "float64"] = Field("float64", description="Precision of the potential.")
     images: int = Field(5, ge=1, le=25, description="Images between the end points.")
+    interpolation: Literal["idpp", "path", "bond_valence"] = Field(
+        BandSettings.interpolation,
+        description="First band: improved by pair distances, a straight line (`path`), or along the valley of the "
+        "bond-valence site energy.",
+    )
     max_force_eV_per_A: float = Field(0.1, gt=0, description="Convergence limit of the band's forces, in eV/Å.")
     max_steps: int = Field(200, gt=0, description="Steps after which a band counts as not converged.")
     min_length_A: float = Field(8.0, ge=4.0, description="Least perpendicular width of the supercell, in Å.")
@@ -172,8 +177,10 @@ class PathBandSettings(BaseModel):
     endpoint_max_steps: int = Field(
         BandSettings.endpoint_max_steps, gt=0, description="Steps after which an end point counts as not relaxed."
     )
-    interpolation: Literal["idpp", "path"] = Field(
-        BandSettings.interpolation, description="First band: improved by pair distances, or the path as it is given."
+    interpolation: Literal["idpp", "path", "bond_valence"] = Field(
+        BandSettings.interpolation,
+        description="First band: improved by pair distances, the path as it is given, or along the valley of the "
+        "bond-valence site energy.",
     )
     run_away_A: float = Field(
         BandSettings.run_away_A, gt=0, description="An end point whose ion relaxes farther than this ran away, in Å."

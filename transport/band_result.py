@@ -39,7 +39,8 @@ class BandSettings:
         Relax one end point for both where an isometry of the cell turns it into the other.
     interpolation
         ``idpp`` improves the first band by the image dependent pair potential; ``path`` keeps the given path of the ion
-        and interpolates the framework linearly.
+        (a straight line, where it is a hop's) and interpolates the framework linearly; ``bond_valence`` does so, too,
+        and takes the ion along the valley of the bond-valence site energy (:mod:`.bond_valence_paths`).
     bow_A
         Sideways displacement of the ion in the middle of the first band, off symmetry elements.
     max_step_A
@@ -71,7 +72,7 @@ class BandSettings:
     endpoint_max_force_eV_per_A: float = 0.05
     endpoint_max_steps: int = 200
     equivalent_ends: bool = True
-    interpolation: Literal["idpp", "path"] = "idpp"
+    interpolation: Literal["idpp", "path", "bond_valence"] = "idpp"
     bow_A: float = 0.05
     max_step_A: float = 0.2
     run_away_A: float = 1.5

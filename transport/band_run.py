@@ -28,6 +28,7 @@ from .bands import (
     splined_extremes_eV,
     tangents,
 )
+from .bond_valence_paths import bond_valence_path
 from .checkpoints import content_key, load_checkpoint, save_checkpoint
 from .endpoint_symmetry import LOOSE_A, Isometry, find_isometry
 from .energies import Potential
@@ -197,6 +198,8 @@ class BandRun:
             share = np.linspace(0.0, 1.0, len(self.start))[:, None, None]
             return self.start + (1.0 - share) * (ends[0] - self.given[0]) + share * (ends[1] - self.given[1])
         ion_path = self.path.path_frac_coords @ self.path.lattice
+        if settings.interpolation == "bond_valence":
+            ion_path = bond_valence_path(self.path)
         band = initial_band(ends[0], ends[1], ion_path, settings.images, settings.bow_A)
         return improve_by_pair_distances(band, self.path.lattice) if settings.interpolation == "idpp" else band
 
