@@ -20,6 +20,7 @@ from ..transport.checkpoints import content_key
 from ..transport.environment import FULL_UNPICKLING, variable_kept
 from ..transport.errors import CandidateError, HopflowError, Reason
 from .calculator_names import DOTTED_PATH, NAMED_CALCULATORS
+from .mace_fusion import fuse
 from .runtime import check_finite, check_images
 
 
@@ -67,7 +68,8 @@ def make_calculator(name: str) -> Calculator:
 class CalculatorPotential:
     """An ASE calculator behind the :class:`hopflow.transport.energies.Potential` protocol.
 
-    Images are evaluated one after the other in the calculator's own precision and on its own device.
+    Images are evaluated one after the other in the calculator's own precision and on its own device. Networks of MACE
+    that pass scalars run in the fused loops of :mod:`.mace_fusion` on a processor.
 
     Parameters
     ----------
@@ -88,7 +90,11 @@ class CalculatorPotential:
     def __init__(self, name: str, calculator: Calculator) -> None:
         self.name = name
         self.calculator = calculator
+        # before anything is fused: the name of the weights is that of the model as it came
         self.weights_sha256 = calculator_sha256(name, calculator)
+        for module in _modules(calculator):
+            if hasattr(module, "interactions") and hasattr(module, "products") and _frozen_on_processor(module):
+                fuse(module)
         named = NAMED_CALCULATORS.get(name)
         kind = type(calculator)
         self.method = f"ASE calculator {kind.__module__}.{kind.__qualname__}" if named is None else named.method
@@ -160,6 +166,10 @@ def _modules(calculator: Calculator) -> Iterator[torch.nn.Module]:
         for each in value if isinstance(value, list | tuple) else [value]:
             if isinstance(each, torch.nn.Module):
                 yield each
+
+
+def _frozen_on_processor(module: torch.nn.Module) -> bool:
+    return all(each.device.type == "cpu" and not each.requires_grad for each in module.parameters())
 
 
 def _keyword_arguments(name: str, text: str | None) -> dict[str, Any]:
