@@ -163,6 +163,41 @@ def test_a_converged_band_stands_beside_the_other_stages(campaign: Database, cam
         assert words in text
 
 
+def test_the_hops_of_a_path_come_back_together(campaign: Database, came_back: Any, tmp_path: Path) -> None:
+    """Each hop has a folder; the path has a barrier once all of them have one, and it is the highest."""
+    hops = {HOP: WELL, "Li0-Li5[0,0,1]": DoubleWell(barrier_eV=0.3, difference_eV=0.0)}
+    path = tmp_path / "path"
+    for number, (hop, well) in enumerate(hops.items()):
+        folder = came_back(f"hop{number}", steps_left=0)
+        manifest = json.loads((folder / "handoff.json").read_text())
+        manifest["metadata"] |= {"hop_id": hop, "hops_of_path": list(hops)}
+        (folder / "handoff.json").write_text(json.dumps(manifest))
+        if number:
+            images = [Poscar.from_file(folder / f"{n:02d}" / "POSCAR").structure for n in range(IMAGES)]
+            write_results(folder, computed_band(images, well, steps=4))
+        path.mkdir(exist_ok=True)
+        folder.rename(path / f"hop{number}")
+    kept = (path / "hop1" / "03").rename(tmp_path / "03")
+    first = ingest(campaign, path)
+    assert first.outcome == "new"
+    assert entry_of(campaign)["status"] == "failed"
+    assert "Hop Li0-Li5[0,0,1]: There is no energy of image 03" in entry_of(campaign)["message"]
+    assert first.document.bands[0].hop_id == HOP
+    kept.rename(path / "hop1" / "03")
+    second = ingest(campaign, path)
+    assert second.outcome == "replaced"
+    entry = entry_of(campaign)
+    assert entry["status"] == "passed"
+    assert entry["value"] == pytest.approx(WELL.energy(WELL.saddle), abs=1e-6)
+    assert f"of the hop {HOP}, one of 2" in entry["message"]
+    assert [record.hop_id for record in second.document.bands] == list(hops)
+    assert second.document.bands[1].barrier_span_eV == pytest.approx(0.3, abs=1e-3)
+    assert ingest(campaign, path).outcome == "known"
+    page = tmp_path / "report.html"
+    write_report(campaign, "one", page)
+    assert "DFT band of hop <code>Li0-Li5[0,0,1]</code>" in page.read_text()
+
+
 def test_again_changes_nothing(campaign: Database, came_back: Any, tmp_path: Path) -> None:
     folder = came_back("back")
     ingest(campaign, folder)
