@@ -13,6 +13,7 @@ from ..flows.gate import Gate
 from ..makers.path_band import PathBandMaker
 from ..makers.quantities import Quantity
 from ..makers.settings import PathBandSettings
+from .spec import NAME_PATTERN
 
 KIND = "band_benchmark"
 """What the document of such a campaign says of itself."""
@@ -23,7 +24,7 @@ class BandBenchmarkSpec(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    name: str = Field(min_length=1)
+    name: str = Field(pattern=NAME_PATTERN)
     potentials: list[PathBandSettings] = Field(description="Potential and settings of the bands of each stage.")
     selection: str = Field(description="The rule by which the paths were chosen.")
     path_ids: list[str]

@@ -131,7 +131,10 @@ def _launch_campaign(context: typer.Context, name: str, selection: Selection, se
     from .benchmark_spec import BandBenchmarkSpec
     from .database import create_indexes
     from .ledger import Ledger
+    from .spec import NAME_PATTERN
 
+    if not re.match(NAME_PATTERN, name):
+        raise typer.BadParameter("use letters, digits, `_`, `.` and `-`, 64 at most.", param_hint="--campaign")
     path_ids = [str(path.path_id) for path in selection.paths]
     spec = BandBenchmarkSpec(name=name, potentials=settings, selection=selection.sentence, path_ids=path_ids)
     with console.opened(context.obj) as database, console.quiet_stdout():

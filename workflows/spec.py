@@ -30,6 +30,9 @@ from ..transport.errors import HopflowError
 
 Model = TypeVar("Model", bound=BaseModel)
 
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
+"""Names of campaigns: they become names of folders."""
+
 
 class SpecificationError(HopflowError):
     """A file that a person wrote is wrong; the text lists every fault with its line."""
@@ -155,6 +158,8 @@ class Stages(_Strict):
             raise ValueError(f"at least one stage is needed; allowed: {', '.join(type(self).model_fields)}")
         if self.dft is not None and self.neb is None:
             raise ValueError("dft starts from the band of the neb stage; add neb or leave dft out")
+        if self.dft is not None and self.neb is not None and self.neb.settings.mechanism != "vacancy":
+            raise ValueError("dft starts from bands of vacancy hops; set neb's mechanism to vacancy or leave dft out")
         return self
 
     def chosen(self) -> dict[str, _StageSpec]:
@@ -209,7 +214,7 @@ class CampaignSpec(_Strict):
     """A screening campaign."""
 
     name: str = Field(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$",
+        pattern=NAME_PATTERN,
         description="Name of the campaign: letters, digits, `_`, `.` and `-`.",
     )
     ion: str = Field("Li", description="Element symbol of the mobile ion.")

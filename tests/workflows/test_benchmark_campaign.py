@@ -103,6 +103,13 @@ def test_the_path_goes_with_the_structure(tmp_path: Path) -> None:
     assert potential_stage("a.b:C(d=1, e='f')") == "a_b_C_d_1_e_f"
 
 
+def test_the_name_of_a_campaign_is_checked(tmp_path: Path) -> None:
+    file = write_table(rows(), tmp_path / "rows.jsonl")
+    chosen = ("--data", file, "--potential", POTENTIALS[0], "--output", tmp_path / "out", "--campaign", "a/b")
+    _, err = call("--home", tmp_path / "home", "benchmark", "neb", *chosen, code=2)
+    assert "use letters, digits" in err
+
+
 @pytest.mark.weights
 def test_a_campaign_says_what_the_benchmark_says(tmp_path: Path) -> None:
     file = write_table(rows(), tmp_path / "rows.jsonl")

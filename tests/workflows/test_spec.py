@@ -108,6 +108,12 @@ def test_dft_needs_neb(tmp_path: Path) -> None:
     assert "add neb" in text
 
 
+def test_dft_begins_from_vacancy_hops(tmp_path: Path) -> None:
+    neb = "{settings: {mechanism: interstitial}}"
+    text = fault(tmp_path, GOOD.split("stages:", maxsplit=1)[0] + f"stages: {{neb: {neb}, dft: }}\n")
+    assert "dft starts from bands of vacancy hops" in text
+
+
 def test_min_above_max(tmp_path: Path) -> None:
     assert "nothing can pass" in fault(tmp_path, GOOD.replace("{max: 0.9}", "{max: 0.2, min: 0.4}"))
 
