@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from ..transport.bands import largest_force
 from ..transport.errors import BandError
 from .approx_neb import HELD
 from .vasp_checks import JudgedBand
+from .vasp_settings import first_difference, mesh_text, read_incar
 
 
 @dataclass
@@ -39,6 +41,22 @@ class JudgedApproxBand(JudgedBand):
         warnings.append(
             "ApproxNEB: a single ion in the host without the others, held in each image; its path did not relax."
         )
+
+    def _check_same_settings(self, folder: Path, tags: dict[str, Any], endpoint_folders: Sequence[Path]) -> None:
+        """Every image has inputs of its own; energies of two settings are not to be subtracted."""
+        places = [self.folder / f"{number:02d}" for number in range(len(self.outputs))]
+        settings = [read_incar(place) or output.tags for place, output in zip(places, self.outputs, strict=True)]
+        meshes = [mesh_text(place) for place in places]
+        for number, (own, mesh) in enumerate(zip(settings, meshes, strict=True)):
+            difference = first_difference(settings[0], own) if own and settings[0] else None
+            if difference is None and mesh is not None and meshes[0] is not None and mesh != meshes[0]:
+                difference = ("the k-points", meshes[0], mesh)
+            if difference is not None:
+                what, first, its = difference
+                raise BandError(
+                    f"Image {number:02d} was computed with other settings than image 00 ({what}: {its} and {first}), "
+                    "so their energies cannot be subtracted; compute all alike."
+                )
 
     def _say_who_climbed(self, warnings: list[str]) -> None:
         """No image climbs in ApproxNEB, and the method's own warning says what that means."""

@@ -75,7 +75,7 @@ class HandoffMaker(StageMaker):
             with written_whole(home) as staging:
                 results, files = [], []
                 for each in handed:
-                    about = {**facts, **each.facts(), "hops_of_path": every}
+                    about = {**facts, **each.facts(), "hops_of_path": every, "hops_without_band": hops_left_out(band)}
                     place = hop_folder_name(each.hop_id)
                     results.append(write_handoff(each.images, staging / place, inputs, about))
                     files += [f"{place}/{file}" for file in sorted([*results[-1].hashes, MANIFEST])]
@@ -170,10 +170,15 @@ def facts_of_band(band: BandDocument) -> dict[str, Any]:
     return {"content_key_neb": band.content_key, **{name: getattr(band, name) for name in names}}
 
 
+def hops_left_out(band: BandDocument) -> list[str]:
+    """Hops of the path that the neb stage has no band of."""
+    known = {record.hop_id for record in band.bands}
+    return [hop_id for hop_id in band.hops_on_path if hop_id not in known]
+
+
 def missing_bands(band: BandDocument, hops: Literal["limiting", "all"]) -> list[str]:
     """Say which hops of the path DFT does not begin, because the neb stage has no band of them."""
-    known = {record.hop_id for record in band.bands}
-    left = [hop_id for hop_id in band.hops_on_path if hop_id not in known]
+    left = hops_left_out(band)
     if hops == "limiting" or not left:
         return []
     return [

@@ -15,7 +15,7 @@ from ..potentials.pseudopotentials import find_pseudopotentials
 from ..transport.band_result import BandSettings
 from ..transport.errors import CandidateError, Reason
 from .band_records import band_barrier, band_extxyz, band_record
-from .dft import HandedBand, facts_of_band, handed_bands, missing_bands
+from .dft import HandedBand, facts_of_band, handed_bands, hops_left_out, missing_bands
 from .documents import BandRecord, DftBandDocument, StageDocument
 from .espresso_folder import check_replaceable, image_records, kpoints_text, write_band_folder
 from .folders import hop_folder_name, written_whole
@@ -80,7 +80,7 @@ class DftBandMaker(StageMaker):
         if settings.hops == "limiting":
             computed[0].write(folder, facts, limit)
         else:
-            facts["hops_of_path"] = [each.hop_id for each in handed]
+            facts |= {"hops_of_path": [each.hop_id for each in handed], "hops_without_band": hops_left_out(band)}
             with written_whole(folder) as staging:
                 for each in computed:
                     each.write(staging / hop_folder_name(each.handed.hop_id), facts, limit)

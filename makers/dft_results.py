@@ -76,6 +76,9 @@ def read_document(folder: Path, host: Structure, ion: str, handoff: HandoffDocum
     below = [hop.fields() for hop in others]
     host_hash = structure_hash(host)
     warnings = [each for hop in hops for each in hop.warnings()] + _other_hops_than_written(hops, handoff)
+    left_out = list(dict.fromkeys(name for hop in hops for name in hop.metadata.get("hops_without_band", ())))
+    if left_out:
+        warnings.append(f"The path needs further hops, of which there is no band: {', '.join(left_out)}.")
     machine_learned = first.metadata.get("barrier_machine_learned_eV")
     if machine_learned is None and handoff is not None:
         machine_learned = handoff.barrier_machine_learned_eV
@@ -164,7 +167,9 @@ def replaces(new: DftBandDocument, old: DftBandDocument) -> bool:
 def _content_key(host_hash: str, ion: str, facts: list[dict[str, Any]], bands: list[BandResult | None]) -> str:
     """SHA-256 of what was read; the folder's place does not enter."""
     positions = [band and [image.get_positions().round(5).tolist() for image in band.images] for band in bands]
-    text = json.dumps([host_hash, ion, "dft", facts, positions], sort_keys=True, default=str)
+    # sentences name the folder
+    told = [{key: value for key, value in each.items() if key != "message"} for each in facts]
+    text = json.dumps([host_hash, ion, "dft", told, positions], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

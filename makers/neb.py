@@ -71,6 +71,8 @@ class BandMaker(StageMaker):
             min_length_A=settings.min_length_A,
         )
         warnings: list[str] = []
+        if interstitial and len(network.hops) > 1:
+            warnings.append("The hops of the path were chosen by a barrier model that learned from vacancy hops.")
         results: dict[int, BandResult] = {}
         barriers = np.full(len(network.hops), np.inf)
         for index in needed:

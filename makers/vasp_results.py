@@ -112,7 +112,8 @@ def read_band(folder: Path, ion: str) -> VaspBand:
     if is_approx_neb(manifest):
         judged = JudgedApproxBand(outputs, limit, [None] * expected, folder=folder)
     found = judged.outcome(folder, ion, tags, endpoint_folders, warnings)
-    return VaspBand(folder=folder, manifest=manifest, tags=tags, kpoints=mesh_text(folder), **found)
+    mesh = mesh_text(folder / "00" if is_approx_neb(manifest) else folder)
+    return VaspBand(folder=folder, manifest=manifest, tags=tags, kpoints=mesh, **found)
 
 
 def _images_expected(tags: dict[str, Any], manifest: dict[str, Any], numbers: list[int]) -> int:
@@ -150,9 +151,11 @@ def _force_limit(tags: dict[str, Any], warnings: list[str]) -> float:
 def _changed_inputs(folder: Path, manifest: dict[str, Any]) -> list[str]:
     """Which of the inputs that set the energy are not those that the hand-off wrote."""
     written = manifest.get("result", {}).get("hashes", {})
+    # one set of inputs for a band, one an image for ApproxNEB
+    places = sorted({name[:3] for name in written if name[:2].isdigit()}) if is_approx_neb(manifest) else [""]
     changed = [
         name
-        for name in ("INCAR", "KPOINTS")
+        for name in (place + file for place in places for file in ("INCAR", "KPOINTS"))
         if name in written
         and (folder / name).is_file()
         and hashlib.sha256((folder / name).read_bytes()).hexdigest() != written[name]

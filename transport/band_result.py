@@ -40,7 +40,8 @@ class BandSettings:
     interpolation
         ``idpp`` improves the first band by the image dependent pair potential; ``path`` keeps the given path of the ion
         (a straight line, where it is a hop's) and interpolates the framework linearly; ``bond_valence`` does so, too,
-        and takes the ion along the valley of the bond-valence site energy (:mod:`.bond_valence_paths`).
+        and takes the ion along the valley of the bond-valence site energy (:mod:`.bond_valence_paths`); where that is
+        not to be had, or leads through another mobile ion, it is ``idpp``.
     bow_A
         Sideways displacement of the ion in the middle of the first band, off symmetry elements.
     max_step_A

@@ -28,7 +28,7 @@ from .bands import (
     splined_extremes_eV,
     tangents,
 )
-from .bond_valence_paths import bond_valence_path
+from .bond_valence_paths import unoccupied_valley
 from .checkpoints import content_key, load_checkpoint, save_checkpoint
 from .endpoint_symmetry import LOOSE_A, Isometry, find_isometry
 from .energies import Potential
@@ -198,10 +198,12 @@ class BandRun:
             share = np.linspace(0.0, 1.0, len(self.start))[:, None, None]
             return self.start + (1.0 - share) * (ends[0] - self.given[0]) + share * (ends[1] - self.given[1])
         ion_path = self.path.path_frac_coords @ self.path.lattice
-        if settings.interpolation == "bond_valence":
-            ion_path = bond_valence_path(self.path)
+        valley = unoccupied_valley(self.path) if settings.interpolation == "bond_valence" else None
+        if valley is not None:
+            ion_path = valley
         band = initial_band(ends[0], ends[1], ion_path, settings.images, settings.bow_A)
-        return improve_by_pair_distances(band, self.path.lattice) if settings.interpolation == "idpp" else band
+        keep = settings.interpolation == "path" or valley is not None
+        return band if keep else improve_by_pair_distances(band, self.path.lattice)
 
     def relax_band(self) -> None:
         """Bring the band to rest, first without and then with a climbing image; raises NotConvergedError."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .errors import CandidateError
 from .frameworks import Framework, bond_valence_framework
 
 if TYPE_CHECKING:
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from .paths import MigrationPath
 
 POINTS = 15
+CLEARANCE_A = 1.8
+"""Mobile ions are farther apart than this in any crystal."""
+
 _STEPS = 200
 _STEP_A2_PER_EV = 0.02
 _LONGEST_STEP_A = 0.05
@@ -85,6 +89,31 @@ def bond_valence_path(path: MigrationPath, points: int = POINTS) -> np.ndarray:
     """
     framework = bond_valence_framework(decorated_path_host(path), path.ion)
     return relaxed_string(framework, _spread(path.path_frac_coords @ path.lattice, points))
+
+
+def unoccupied_valley(path: MigrationPath) -> np.ndarray | None:
+    """:func:`bond_valence_path` where it can be had and keeps clear of other mobile ions; else None.
+
+    The field knows no other mobile ions, whose sites are its deepest valleys: a curve that comes nearer to one of them
+    than ``CLEARANCE_A``, and nearer than the straight path does, leads through a place that is taken.
+    """
+    try:
+        curve = bond_valence_path(path)
+    except CandidateError:
+        return None
+    others = np.array([symbol == path.ion for symbol in path.framework_species])
+    if not others.any():
+        return curve
+    line = _spread(path.path_frac_coords @ path.lattice, len(curve))
+    nearest = [_nearest_A(points, path.framework_frac_coords[others], path.lattice) for points in (curve, line)]
+    return curve if nearest[0] >= min(CLEARANCE_A, nearest[1] - 1e-6) else None
+
+
+def _nearest_A(points: np.ndarray, frac_coords: np.ndarray, lattice: np.ndarray) -> float:
+    """Least distance of points from atoms, images included."""
+    from pymatgen.core import Lattice
+
+    return float(Lattice(lattice).get_all_distances(points @ np.linalg.inv(lattice), frac_coords).min())
 
 
 def relaxed_string(framework: Framework, curve: np.ndarray) -> np.ndarray:

@@ -222,6 +222,10 @@ def launch_candidates(
         if existing is not None:
             mend_half_done(database, name)
         _store_candidates(ledger, intake, entries)
+        if ledger.document["state"] == "cancelled":
+            ledger.sync()
+            summary.workflows = 0
+            return summary
         summary.workflows = add_missing_workflows(database, ledger, funnel_of(ledger), take_up(ledger))
     return summary
 

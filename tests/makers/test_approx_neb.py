@@ -243,3 +243,27 @@ def test_half_of_it_has_no_barrier(folder: Path, cobaltate: Structure) -> None:
     lost = read(folder, cobaltate)
     assert lost.reason == Reason.INCONSISTENT_BAND
     assert "no POSCAR that can be read" in str(lost.message)
+
+
+@pytest.mark.parametrize(("place", "key"), [("02", "ENCUT"), ("04", "ENCUT"), ("03", None)])
+def test_images_of_other_settings_give_no_barrier(
+    folder: Path, cobaltate: Structure, place: str, key: str | None
+) -> None:
+    if key is not None:
+        incar = Incar.from_file(folder / place / "INCAR")
+        incar[key] = 400
+        incar.write_file(folder / place / "INCAR")
+    else:
+        Kpoints.gamma_automatic((1, 1, 1)).write_file(folder / place / "KPOINTS")
+    found = read(finished(folder), cobaltate)
+    assert (found.barrier_span_eV, found.reason) == (None, Reason.INCONSISTENT_BAND)
+    what = "ENCUT" if key else "the k-points"
+    assert f"Image {place} was computed with other settings than image 00 ({what}: " in str(found.message)
+    name = "INCAR" if key else "KPOINTS"
+    assert f"{place}/{name} were changed since the hand-off wrote the inputs." in found.warnings
+
+
+def test_the_mesh_is_that_of_the_images(folder: Path, cobaltate: Structure) -> None:
+    found = read(finished(folder), cobaltate)
+    assert found.kpoints is not None
+    assert "changed" not in " ".join(found.warnings)

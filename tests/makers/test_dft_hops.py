@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hopflow.makers.dft import HandoffMaker, handed_bands, missing_bands
+from hopflow.makers.dft import HandoffMaker, handed_bands, hops_left_out, missing_bands
 from hopflow.makers.dft_band import DftBandMaker
 from hopflow.makers.dft_results import read_document, replaces, standing
 from hopflow.makers.documents import BandDocument, DftBandDocument, HandoffDocument
@@ -97,6 +97,8 @@ def test_a_hop_without_a_result_leaves_the_path_without_a_barrier(
     for file in (folder / names[0]).glob("*/espresso.pwo"):
         file.unlink()
     none = read_document(folder, crystal, "Li")
+    moved = Path(shutil.copytree(folder, tmp_path / "moved"))
+    assert read_document(moved, crystal, "Li").content_key == none.content_key
     assert none.reason == Reason.NO_RESULTS
     assert none.images_expected == IMAGES + 2
     for file in folder.rglob("espresso.pwo"):
@@ -114,6 +116,20 @@ def test_one_of_the_hops_alone_is_not_the_path(computed: DftBandDocument, crysta
     assert f"holds 1 of the 2 hops of the path and not {computed.other_hops[0].hop_id}; name the folder" in str(
         found.message
     )
+
+
+def test_hops_without_a_band_are_named_when_results_come_back(
+    computed: DftBandDocument, crystal: Structure, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(computed.folder, tmp_path / "back"))
+    for file in folder.glob("*/handoff.json"):
+        manifest = json.loads(file.read_text())
+        assert manifest["metadata"]["hops_without_band"] == []
+        manifest["metadata"]["hops_without_band"] = ["Li0-Li0[9,9,9]"]
+        file.write_text(json.dumps(manifest))
+    found = read_document(folder, crystal, "Li")
+    assert found.converged
+    assert "The path needs further hops, of which there is no band: Li0-Li0[9,9,9]." in found.warnings
 
 
 def test_barriers_of_two_methods_are_not_compared(
@@ -185,6 +201,7 @@ def test_hops_that_the_neb_stage_left_out_are_named(neb: BandDocument) -> None:
     more = neb.model_copy(update={"hops_on_path": [*neb.hops_on_path, "Li0-Li0[9,9,9]"]})
     assert missing_bands(more, "limiting") == []
     assert missing_bands(neb, "all") == []
+    assert hops_left_out(more) == ["Li0-Li0[9,9,9]"]
     (sentence,) = missing_bands(more, "all")
     assert "no band of 1 of the path's hops (Li0-Li0[9,9,9])" in sentence
     _, handed = handed_bands({"neb": neb}, "limiting")

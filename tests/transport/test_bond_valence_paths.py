@@ -6,13 +6,20 @@ import crystals
 import numpy as np
 import pytest
 from hopflow.transport.band_result import BandSettings
-from hopflow.transport.bond_valence_paths import POINTS, bond_valence_path, decorated_path_host, relaxed_string
+from hopflow.transport.bond_valence_paths import (
+    POINTS,
+    bond_valence_path,
+    decorated_path_host,
+    relaxed_string,
+    unoccupied_valley,
+)
 from hopflow.transport.errors import OxidationStateError
 from hopflow.transport.frameworks import bond_valence_framework
 from hopflow.transport.hops import enumerate_hops, hop_path
 from hopflow.transport.neb import run_band
 from hopflow.transport.paths import MigrationPath
 from pair_potential import PairPotential
+from pymatgen.core import Lattice
 
 
 class Valley:
@@ -101,6 +108,27 @@ def test_a_band_begins_there_and_ends_like_others():
     assert barriers[0] == pytest.approx(barriers[1], abs=0.01)
 
 
+def test_a_valley_through_another_ion_is_not_taken():
+    """The fields' deepest valleys are the sites of mobile ions, whether they are taken or not."""
+    olivine = crystals.iron_phosphate()
+    network = enumerate_hops(olivine, "Li")
+    taken, free = 0, 0
+    for hop in network.hops:
+        path = hop_path(network, hop, images=5, min_length_A=8.0)
+        curve = bond_valence_path(path)
+        others = path.framework_frac_coords[[symbol == "Li" for symbol in path.framework_species]]
+        distances = Lattice(path.lattice).get_all_distances(curve @ np.linalg.inv(path.lattice), others)
+        found = unoccupied_valley(path)
+        if distances.min() < 1.2:
+            taken += 1
+            assert found is None
+        elif distances.min() > 1.8:
+            free += 1
+            assert np.allclose(found, curve)
+    assert taken > 0
+    assert free > 0
+
+
 def test_without_charges_there_is_no_such_band():
     odd = MigrationPath(
         "Li",
@@ -112,3 +140,4 @@ def test_without_charges_there_is_no_such_band():
     )
     with pytest.raises(OxidationStateError):
         bond_valence_path(odd)
+    assert unoccupied_valley(odd) is None

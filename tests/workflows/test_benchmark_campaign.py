@@ -16,7 +16,7 @@ from hopflow.transport.hops import enumerate_hops, hop_path
 from hopflow.workflows.band_benchmark import Selection
 from hopflow.workflows.benchmark_campaign import NOT_RUN, campaign_answers, launch_benchmark
 from hopflow.workflows.benchmark_spec import BandBenchmarkSpec
-from hopflow.workflows.campaign import advance, resume
+from hopflow.workflows.campaign import advance, cancel, resume
 from hopflow.workflows.database import Database
 from hopflow.workflows.ledger import Ledger
 from hopflow.workflows.reference_paths import ReferencePath, read_references
@@ -74,6 +74,17 @@ def test_a_job_for_each_path_and_potential_is_added_once(ready: Database, place:
     twice = spec_of(selection, "m3gnet-mp-2021.2.8", "m3gnet-mp-2021_2_8", name="twice")
     with pytest.raises(HopflowError, match="would have one name"):
         launch_benchmark(ready, twice, selection, place.home)
+
+
+def test_a_cancelled_campaign_is_read_and_not_begun_again(ready: Database, place: Place, tmp_path: Path) -> None:
+    selection = selected(tmp_path)
+    spec = spec_of(selection, POTENTIALS[0])
+    launch_benchmark(ready, spec, selection, place.home)
+    cancel(ready, "bands")
+    again = launch_benchmark(ready, spec, selection, place.home)
+    assert again.already_launched
+    assert again.workflows == 0
+    assert {job["state"] for job in ready.launchpad.fireworks.find({"spec.campaign": "bands"})} == {"DEFUSED"}
 
 
 def test_a_row_that_is_no_path_fails_by_itself(ready: Database, place: Place, tmp_path: Path) -> None:
