@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from ..transport.errors import CandidateError, HopflowError, Reason
+from .dft_flows import of_category_dft
 from .vasp_inputs import HandoffSettings, generators, hop_of, ordered_band
 
 if TYPE_CHECKING:
@@ -111,8 +112,7 @@ def approx_neb_flow(
     from jobflow import Flow
 
     settings = settings or HandoffSettings(method="approx_neb")
-    ordered, _ = ordered_band(images, settings.ion)
-    band, _ = insertion_band(ordered, settings.ion)
+    band = _inserted(images, settings.ion)
     _, generator = generators(band, settings)
     jobs, found = [], []
     for number, image in enumerate(band):
@@ -130,7 +130,7 @@ def approx_neb_flow(
     host.remove_sites([hop_of(band)[0]])
     collect = collate_results(host, settings.ion, {"0": found[0], "1": found[-1]}, {"0+1": found[1:-1]})
     collect.name = f"{name} barrier"
-    return _of_category_dft(Flow([*jobs, collect], output=collect.output, name=name), metadata)
+    return of_category_dft(Flow([*jobs, collect], output=collect.output, name=name), metadata)
 
 
 def charge_density_flow(
@@ -158,8 +158,7 @@ def charge_density_flow(
     from atomate2.vasp.jobs.core import RelaxMaker
 
     settings = settings or HandoffSettings(method="approx_neb")
-    ordered, _ = ordered_band(images, settings.ion)
-    band, _ = insertion_band(ordered, settings.ion)
+    band = _inserted(images, settings.ion)
     _, image_set = generators(band, settings)
     host = band[0].copy()
     moving, _ = hop_of(band)
@@ -175,7 +174,13 @@ def charge_density_flow(
     ends = {str(number): band[end].frac_coords[moving].tolist() for number, end in enumerate((0, -1))}
     flow = maker.make(host, settings.ion, ends, ["0+1"], n_images=len(band) - 2, min_images_per_hop=len(band) - 2)
     flow.name = name
-    return _of_category_dft(flow, metadata)
+    return of_category_dft(flow, metadata)
+
+
+def _inserted(images: Sequence[Atoms | Structure], ion: str) -> list[Structure]:
+    """The images of ApproxNEB from those of a band as it is given."""
+    ordered, _ = ordered_band(images, ion)
+    return insertion_band(ordered, ion)[0]
 
 
 def _need_pathfinder() -> None:
@@ -183,13 +188,3 @@ def _need_pathfinder() -> None:
         raise HopflowError(
             "atomate2's ApproxNEB needs the package pymatgen-analysis-diffusion; install hopflow with its extra `dft`."
         )
-
-
-def _of_category_dft(flow: Flow, metadata: Mapping[str, Any] | None) -> Flow:
-    from jobflow import JobConfig
-
-    # only this attribute: the rest of a job's configuration is its maker's
-    flow.update_config(JobConfig(manager_config={"_category": "dft"}), attributes="manager_config")
-    if metadata:
-        flow.update_metadata(dict(metadata))
-    return flow

@@ -19,6 +19,7 @@ from ase import Atoms
 
 from ..transport.errors import BandError, HopflowError
 from .approx_neb import insertion_band
+from .dft_flows import of_category_dft
 from .folders import MANIFEST, hop_folders, written_whole
 from .handoff_recipe import recipe
 from .vasp_inputs import HandoffSettings, electron_count, generators, hop_of, ordered_band, replace_endpoints
@@ -159,8 +160,7 @@ def _write_band(
     from pymatgen.io.vasp import Poscar
 
     inputs = neb.get_input_set(band[0], potcar_spec=potcar_spec)
-    if [site.specie for site in inputs["POSCAR"].structure] != [site.specie for site in band[0]]:
-        raise BandError("The input set orders its atoms otherwise than the band; report this crystal.")
+    _check_atom_order(inputs, band[0])
     inputs.write_input(folder)
     (folder / "POSCAR").unlink()  # VASP reads the images' own
     formula = band[0].composition.reduced_formula
@@ -182,10 +182,14 @@ def _write_images(
     inputs: Any = None
     for number, image in enumerate(band):
         inputs = endpoint.get_input_set(image, potcar_spec=potcar_spec)
-        if [site.specie for site in inputs["POSCAR"].structure] != [site.specie for site in image]:
-            raise BandError("The input set orders its atoms otherwise than the band; report this crystal.")
+        _check_atom_order(inputs, image)
         inputs.write_input(folder / f"{number:02d}")
     return inputs["INCAR"]
+
+
+def _check_atom_order(inputs: Mapping[str, Any], image: Structure) -> None:
+    if [site.specie for site in inputs["POSCAR"].structure] != [site.specie for site in image]:
+        raise BandError("The input set orders its atoms otherwise than the band; report this crystal.")
 
 
 def refuse_to_overwrite(folder: Path) -> None:
@@ -332,7 +336,7 @@ def neb_flow(
     """
     from atomate2.vasp.jobs.core import RelaxMaker
     from atomate2.vasp.jobs.neb import NebFromImagesMaker, collect_neb_output
-    from jobflow import Flow, JobConfig, job
+    from jobflow import Flow, job
 
     settings = settings or HandoffSettings()
     band, _ = ordered_band(images, settings.ion)
@@ -350,7 +354,4 @@ def neb_flow(
     )
     collect.name = f"{name} barrier"
     flow = Flow([first, last, start, run, collect], output=collect.output, name=name)
-    flow.update_config(JobConfig(manager_config={"_category": "dft"}))
-    if metadata:
-        flow.update_metadata(dict(metadata))
-    return flow
+    return of_category_dft(flow, metadata)

@@ -21,11 +21,10 @@ from .ledger import Ledger
 from .path_bands import BandAnswer, band_file_names
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable
 
     from .band_benchmark import Selection
     from .database import Database
-    from .reference_paths import ReferencePath
 
 NOT_RUN = "not_run"
 """In the place of a reason: the campaign has not come to the path yet."""
@@ -42,7 +41,8 @@ def benchmark_intake(selection: Selection, source: str) -> Intake:
         Where they come from.
     """
     candidates = []
-    for path, name in zip(selection.paths, material_ids(selection.paths), strict=True):
+    names = material_ids(path.path_id for path in selection.paths)
+    for path, name in zip(selection.paths, names, strict=True):
         facts: dict[str, Any] = {"material_id": name, "requested_ids": [str(path.path_id)], "source": source}
         facts["properties"] = {"barrier_reference_eV": path.barrier_eV, "barrier_published_eV": path.published_eV}
         try:
@@ -58,9 +58,9 @@ def benchmark_intake(selection: Selection, source: str) -> Intake:
     return Intake(candidates=candidates, source=source)
 
 
-def material_ids(paths: Sequence[ReferencePath]) -> list[str]:
+def material_ids(path_ids: Iterable[str]) -> list[str]:
     """Names of the candidates: those of the paths, made unlike where a table repeats one."""
-    return [file.removesuffix(".extxyz") for file in band_file_names([path.path_id for path in paths])]
+    return [file.removesuffix(".extxyz") for file in band_file_names(path_ids)]
 
 
 def launch_benchmark(database: Database, spec: BandBenchmarkSpec, selection: Selection, home: Path) -> LaunchSummary:
@@ -128,8 +128,7 @@ def campaign_answers(database: Database, campaign: str, potential: str, bands: P
     spec = BandBenchmarkSpec.model_validate(ledger.document["spec"])
     documents = _documents(database, campaign, stage)
     answers = []
-    names = [file.removesuffix(".extxyz") for file in band_file_names(spec.path_ids)]
-    for name, path_id in zip(names, spec.path_ids, strict=True):
+    for name, path_id in zip(material_ids(spec.path_ids), spec.path_ids, strict=True):
         stages = rows[name]["stages"]
         entry = stages.get(stage) or (stages["intake"] if stages["intake"]["status"] != Status.PASSED else None)
         answer = BandAnswer(path_id, potential=potential)
