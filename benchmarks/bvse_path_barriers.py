@@ -19,12 +19,9 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-
-if TYPE_CHECKING:
-    pass
 
 #: Routes of one hop stay this close (Angstrom) to the straight line between its ends; wide enough for a curved band,
 #: narrower than the way to the next site.
